@@ -1,0 +1,1 @@
+"""What client and coordinator say to each other, and how they prove it."""

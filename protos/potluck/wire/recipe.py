@@ -1,0 +1,301 @@
+"""The recipe: one file that states a run, and is what volunteers consent to."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal, Self, final
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+from potluck.aggregation import AGGREGATORS, CODECS, OUTER, WEIGHTS, Pipeline, scaling
+from potluck.aggregation.errors import BadSetting
+from potluck.wire.settings import Settings
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
+Line = Annotated[str, StringConstraints(max_length=400)]
+HexDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.{}]{1,200}$")]
+Sides = tuple[Annotated[int, Field(gt=0, le=1 << 20)], Annotated[int, Field(gt=0, le=1 << 20)]]
+_RANGE = re.compile(r"\{(\d{1,4})\.\.(\d{1,4})\}")
+
+
+@final
+class Run(Settings):
+    """The table [run]: what it is for."""
+
+    name: Name
+    """Name of the run, letters, digits, spaces, dots and dashes."""
+    purpose: Line = ""
+    """What the shared adapter is for, in a sentence that volunteers will read."""
+    licence: Line = "Apache-2.0"
+    """Licence of the adapters that come out."""
+    versions: NonNegativeInt = 0
+    """Last version of the shared adapter; the run is done then.  0 means no end."""
+
+
+@final
+class Model(Settings):
+    """The table [model]: which base model everybody has."""
+
+    base: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+    """A Hugging Face id, a local folder, or "package:NAME" for a model that a Python package carries."""
+    revision: Line = "main"
+    """Revision of a Hugging Face id."""
+    digest: HexDigest = ""
+    """SHA-256 over the base model's files; empty in a file that a person writes: the host fills it in."""
+    licence: Line = ""
+    """Licence of the base model; empty in a file that a person writes: the host fills it in where it is known."""
+    modules: dict[Pattern, Sides] = Field(default_factory=dict)
+    """Weight matrices that get an adapter, with their (rows, columns); the host fills it in from the base model."""
+
+    def expanded(self) -> dict[str, tuple[int, int]]:
+        """Return every module by its full name, sorted; "{0..29}" in a name stands for a range of numbers.
+
+        Raises:
+            BadSetting: more than 10,000 modules, or a range that runs backwards.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for pattern, sides in self.modules.items():
+            ranges = _RANGE.findall(pattern)
+            if len(ranges) > 1:
+                raise BadSetting(f"model.modules: {pattern!r} has {len(ranges)} ranges", fix="use one range in a name")
+            low, high = map(int, ranges[0]) if ranges else (0, 0)
+            if high < low:
+                raise BadSetting(f"model.modules: {pattern!r} runs backwards", fix="write the smaller number first")
+            found |= {_RANGE.sub(str(n), pattern): sides for n in range(low, high + 1)}
+        if len(found) > 10_000:  # noqa: PLR2004 - a bound on what a peer can make us build
+            raise BadSetting(f"model.modules names {len(found)} modules", fix="name at most 10,000")
+        return dict(sorted(found.items()))
+
+
+@final
+class Adapter(Settings):
+    """The table [adapter]: the LoRA adapter that volunteers train."""
+
+    rank: Annotated[int, Field(gt=0, le=256)] = 8
+    """Columns of B and rows of A that a volunteer trains, 1 to 256."""
+    alpha: PositiveFloat = 16.0
+    """LoRA's alpha: the product counts alpha / rank times (alpha / sqrt(rank) with rslora)."""
+    rslora: bool = False
+    """Whether to divide alpha by the square root of the rank instead of the rank."""
+    targets: tuple[Line, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Last names of the modules that get an adapter."""
+    init: Literal["continue", "fresh", "orthonormal"] = "continue"
+    """What a volunteer's trainable part starts from; see docs/mathematics.md."""
+
+    @property
+    def scale(self) -> float:
+        """The factor before B A."""
+        return scaling(self.alpha, self.rank, rslora=self.rslora)
+
+
+@final
+class Data(Settings):
+    """The table [data]: what kind of text fits."""
+
+    format: Literal["auto", "text", "prompt", "chat"] = "auto"
+    """Shape of a sample: running text, prompt and completion, or chat; auto takes all."""
+    max_tokens: Annotated[int, Field(ge=8, le=131_072)] = 256
+    """Tokens in one training row."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of a volunteer's samples kept for measuring and never trained on."""
+    consent: Annotated[str, StringConstraints(max_length=4_000)] = ""
+    """Anything volunteers should read before they agree."""
+
+
+@final
+class Training(Settings):
+    """The table [training]: what a volunteer does in one round."""
+
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 20
+    """Optimiser steps in one round."""
+    batch: Annotated[int, Field(gt=0, le=1_024)] = 4
+    """Rows in one step."""
+    learning_rate: Annotated[float, Field(ge=1e-6, le=1e-1)] = 1e-3
+    """Step size of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight decay of AdamW, on the LoRA factors."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the step size grows to its full value."""
+    clip_grad_norm: NonNegativeFloat = 1.0
+    """Largest norm of a gradient; 0 means unbounded."""
+    checkpoint_steps: PositiveInt = 5
+    """Steps between two checkpoints on the volunteer's disk."""
+
+
+@final
+class Aggregation(Settings):
+    """The table [aggregation]: how updates become the next version."""
+
+    rule: str = "mean"
+    """How updates are combined, a key of potluck.aggregation.AGGREGATORS."""
+    weights: tuple[str, ...] = ("examples", "staleness")
+    """What an update weighs, keys of potluck.aggregation.WEIGHTS, multiplied in order."""
+    outer: str = "fedavg"
+    """How the combined change moves the master, a key of potluck.aggregation.OUTER."""
+    outer_settings: dict[Line, float] = Field(default_factory=dict)
+    """Settings of the outer step, such as {eta = 0.7, mu = 0.9}."""
+    mode: Literal["asynchronous", "synchronous"] = "asynchronous"
+    """Whether a round closes as soon as enough updates are in, or works with a chosen cohort and a deadline."""
+    cohort: Annotated[int, Field(gt=0, le=100_000)] = 8
+    """Updates that close a round."""
+    minimum: PositiveInt = 2
+    """Synchronous: updates that must be in at the deadline, or the round is abandoned."""
+    over_selection: Annotated[float, Field(ge=1, le=3)] = 1.3
+    """Synchronous: leases granted for each update wanted."""
+    deadline_s: PositiveFloat = 3_600.0
+    """Synchronous: seconds from a round's first lease to its end."""
+    max_staleness: NonNegativeInt = 5
+    """Versions that an update's start may lie behind and still count."""
+    master_rank: Annotated[int, Field(ge=0, le=1_024)] = 0
+    """Rank of the shared adapter; 0 means four times the volunteers' rank."""
+
+
+@final
+class Codec(Settings):
+    """The table [codec]: how updates travel."""
+
+    name: str = "fp16"
+    """A key of potluck.aggregation.CODECS."""
+
+
+@final
+class Privacy(Settings):
+    """The table [privacy]: protections beyond data staying where they are."""
+
+    secure_aggregation: bool = False
+    """Whether the coordinator may see sums only.  This version cannot give that, and refuses true."""
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_given(self) -> Self:
+        if self.secure_aggregation:
+            raise BadSetting(
+                "privacy.secure_aggregation is true, and this version has no secure aggregation",
+                fix="set it to false and tell your volunteers, or wait for a version that has it",
+            )
+        return self
+
+
+@final
+class Admission(Settings):
+    """The table [admission]: who may take part, and how much one may weigh."""
+
+    max_members: PositiveInt = 10_000
+    """Clients that may be enrolled at once."""
+    max_examples: PositiveInt = 10_000
+    """Examples counted of one update, whatever it claims."""
+
+
+@final
+class Limits(Settings):
+    """The table [limits]: sizes and rates."""
+
+    max_update_bytes: Annotated[int, Field(gt=0, le=1 << 32)] = 256 * 1024 * 1024
+    """Largest update, in bytes."""
+    spool_bytes: PositiveInt = 16 * 1024 * 1024 * 1024
+    """Updates that may wait on the coordinator's disk, in bytes."""
+    lease_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 3_600.0
+    """Seconds that a lease lasts unless renewed."""
+    poll_min_s: Annotated[float, Field(gt=0)] = 15.0
+    """Shortest wait between two check-ins, in seconds."""
+    poll_max_s: Annotated[float, Field(gt=0)] = 21_600.0
+    """Longest wait between two check-ins, in seconds."""
+    check_ins_per_s: PositiveFloat = 100.0
+    """Check-ins per second that the operator grants to waiting clients."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.poll_max_s < self.poll_min_s:
+            raise BadSetting(
+                f"limits.poll_max_s is {self.poll_max_s} and poll_min_s is {self.poll_min_s}",
+                fix="set poll_max_s to at least poll_min_s",
+            )
+        return self
+
+
+@final
+class Recipe(Settings):
+    """One run, whole.  Two volunteers with the same digest consented to the same thing."""
+
+    run: Run
+    """What it is for."""
+    model: Model
+    """Which base model everybody has."""
+    adapter: Adapter = Adapter()
+    """The LoRA adapter that volunteers train."""
+    data: Data = Data()
+    """What kind of text fits."""
+    training: Training = Training()
+    """What a volunteer does in one round."""
+    aggregation: Aggregation = Aggregation()
+    """How updates become the next version."""
+    codec: Codec = Codec()
+    """How updates travel."""
+    privacy: Privacy = Privacy()
+    """Protections beyond data staying where they are."""
+    admission: Admission = Admission()
+    """Who may take part."""
+    limits: Limits = Limits()
+    """Sizes and rates."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        _known("aggregation.rule", self.aggregation.rule, AGGREGATORS)
+        _known("aggregation.outer", self.aggregation.outer, OUTER)
+        _known("codec.name", self.codec.name, CODECS)
+        for name in self.aggregation.weights:
+            _known("aggregation.weights", name, WEIGHTS)
+        if self.aggregation.minimum > self.aggregation.cohort and self.aggregation.mode == "synchronous":
+            raise BadSetting(
+                f"aggregation.minimum is {self.aggregation.minimum} and cohort is {self.aggregation.cohort}",
+                fix="set minimum to at most cohort",
+            )
+        try:
+            OUTER[self.aggregation.outer](**self.aggregation.outer_settings)
+        except TypeError as error:
+            raise BadSetting(
+                f"aggregation.outer_settings do not fit {self.aggregation.outer!r}: {error}",
+                fix="see docs/mathematics.md for the settings of each outer step",
+            ) from None
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the base model is pinned: its digest and its modules are filled in."""
+        return bool(self.model.digest and self.model.modules)
+
+    def modules(self) -> Mapping[str, tuple[int, int]]:
+        """Return the shape (d, k) of every module that gets an adapter, sorted by name."""
+        return self.model.expanded()
+
+    def pipeline(self) -> Pipeline:
+        """Return what `potluck.aggregation.aggregate` is to do for this run."""
+        a = self.aggregation
+        rank = a.master_rank or 4 * self.adapter.rank
+        return Pipeline(rule=a.rule, weights=a.weights, outer=a.outer, rank=rank, settings=dict(a.outer_settings))
+
+    def to_json(self) -> str:
+        """Return the one JSON text of this recipe: sorted keys, no spaces, defaults written out."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> bytes:
+        """SHA-256 of to_json()."""
+        return hashlib.sha256(self.to_json().encode()).digest()
+
+
+def _known(where: str, name: str, registry: Mapping[str, object]) -> None:
+    """Raise BadSetting unless *registry* has *name*."""
+    if name not in registry:
+        guess = get_close_matches(name, registry, n=1)
+        fix = f"did you mean {guess[0]!r}?" if guess else f"use one of {', '.join(registry)}"
+        raise BadSetting(f"{where} is {name!r}, which does not exist", fix=fix)

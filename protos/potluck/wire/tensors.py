@@ -1,0 +1,80 @@
+"""The tensors of an update: what must be in it, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potluck.aggregation import Limits, decode
+from potluck.aggregation.errors import BadTensor
+
+_FIX = "train with the base model, rank and targets of the recipe"
+_SHOWN = 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Name and shape of every tensor, sorted by name.  An update matches it exactly or is refused."""
+
+    entries: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of_update(cls, modules: Mapping[str, tuple[int, int]], rank: int) -> Self:
+        """Return the manifest of an update: for each module's (d, k), lora_A is (rank, k) and lora_B is (d, rank)."""
+        entries: dict[str, tuple[int, ...]] = {}
+        for name, (d, k) in modules.items():
+            entries[f"{name}.lora_A"] = (rank, k)
+            entries[f"{name}.lora_B"] = (d, rank)
+        return cls(tuple(sorted(entries.items())))
+
+    @property
+    def values(self) -> int:
+        """How many numbers the tensors hold."""
+        return sum(int(np.prod(shape)) for _, shape in self.entries)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the entries as JSON."""
+        return hashlib.sha256(json.dumps(self.entries, separators=(",", ":")).encode()).digest()
+
+    def limits(self, max_bytes: int) -> Limits:
+        """Return what a decoder may allocate: no more than this manifest needs, scales of a codec included."""
+        return Limits(max_bytes=max_bytes, max_tensors=2 * len(self.entries), max_values=2 * self.values)
+
+    def check(self, tensors: Mapping[str, NDArray[np.floating]]) -> None:
+        """Return quietly when *tensors* have exactly these names and shapes.
+
+        Raises:
+            BadTensor: the exact difference: missing, unexpected, wrong shape.
+        """
+        wanted = dict(self.entries)
+        missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+        if missing or extra:
+            raise BadTensor(
+                f"{len(missing)} tensors are missing{_some(missing)} and {len(extra)} are unexpected{_some(extra)}",
+                fix=_FIX,
+            )
+        for name, shape in self.entries:
+            if tensors[name].shape != shape:
+                raise BadTensor(f"{name} has shape {tensors[name].shape}, the recipe's is {shape}", fix=_FIX)
+
+
+def decode_update(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.floating]]:
+    """Decode an update off the wire, trusting none of it; sizes are checked before anything is allocated.
+
+    Raises:
+        BadTensor: it is not a whole file of a known codec, differs from *manifest*, or holds NaN or infinity.
+    """
+    tensors = decode(data, limits=manifest.limits(len(data)))
+    manifest.check(tensors)
+    return tensors
+
+
+def _some(names: list[str]) -> str:
+    """Return the first few of *names* in brackets, or nothing."""
+    shown = ", ".join(name[:80] for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return f" ({shown})" if names else ""

@@ -1,0 +1,1 @@
+"""Fleets and demonstrations on one machine."""
