@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from potluck.aggregation import AGGREGATORS, CODECS, OUTER, WEIGHTS, Pipeline, scaling
-from potluck.aggregation.errors import BadSetting
+from potluck.aggregation import CODECS, Pipeline, scaling
+from potluck.aggregation.errors import BadSetting, UnknownName
 from potluck.wire.settings import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
@@ -143,8 +143,8 @@ class Aggregation(Settings):
     """What an update weighs, keys of potluck.aggregation.WEIGHTS, multiplied in order."""
     outer: str = "fedavg"
     """How the combined change moves the master, a key of potluck.aggregation.OUTER."""
-    outer_settings: dict[Line, float] = Field(default_factory=dict)
-    """Settings of the outer step, such as {eta = 0.7, mu = 0.9}."""
+    settings: dict[Line, float] = Field(default_factory=dict)
+    """Settings of the rule, the weights and the outer step, such as {eta = 0.7, mu = 0.9}."""
     mode: Literal["asynchronous", "synchronous"] = "asynchronous"
     """Whether a round closes as soon as enough updates are in, or works with a chosen cohort and a deadline."""
     cohort: Annotated[int, Field(gt=0, le=100_000)] = 8
@@ -250,23 +250,18 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        _known("aggregation.rule", self.aggregation.rule, AGGREGATORS)
-        _known("aggregation.outer", self.aggregation.outer, OUTER)
-        _known("codec.name", self.codec.name, CODECS)
-        for name in self.aggregation.weights:
-            _known("aggregation.weights", name, WEIGHTS)
+        self.pipeline()
+        if self.codec.name not in CODECS:
+            guess = get_close_matches(self.codec.name, CODECS, n=1)
+            raise UnknownName(
+                f"no codec is called {self.codec.name!r}",
+                fix=f"did you mean {guess[0]!r}?" if guess else f"use one of {', '.join(CODECS)}",
+            )
         if self.aggregation.minimum > self.aggregation.cohort and self.aggregation.mode == "synchronous":
             raise BadSetting(
                 f"aggregation.minimum is {self.aggregation.minimum} and cohort is {self.aggregation.cohort}",
                 fix="set minimum to at most cohort",
             )
-        try:
-            OUTER[self.aggregation.outer](**self.aggregation.outer_settings)
-        except TypeError as error:
-            raise BadSetting(
-                f"aggregation.outer_settings do not fit {self.aggregation.outer!r}: {error}",
-                fix="see docs/mathematics.md for the settings of each outer step",
-            ) from None
         return self
 
     @property
@@ -282,7 +277,7 @@ class Recipe(Settings):
         """Return what `potluck.aggregation.aggregate` is to do for this run."""
         a = self.aggregation
         rank = a.master_rank or 4 * self.adapter.rank
-        return Pipeline(rule=a.rule, weights=a.weights, outer=a.outer, rank=rank, settings=dict(a.outer_settings))
+        return Pipeline(rule=a.rule, weights=a.weights, outer=a.outer, rank=rank, settings=dict(a.settings))
 
     def to_json(self) -> str:
         """Return the one JSON text of this recipe: sorted keys, no spaces, defaults written out."""
@@ -291,11 +286,3 @@ class Recipe(Settings):
     def digest(self) -> bytes:
         """SHA-256 of to_json()."""
         return hashlib.sha256(self.to_json().encode()).digest()
-
-
-def _known(where: str, name: str, registry: Mapping[str, object]) -> None:
-    """Raise BadSetting unless *registry* has *name*."""
-    if name not in registry:
-        guess = get_close_matches(name, registry, n=1)
-        fix = f"did you mean {guess[0]!r}?" if guess else f"use one of {', '.join(registry)}"
-        raise BadSetting(f"{where} is {name!r}, which does not exist", fix=fix)

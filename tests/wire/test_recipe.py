@@ -1,0 +1,141 @@
+"""A recipe says exactly what it means, or says what is wrong with it."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from potluck.aggregation.errors import BadSetting, PotluckError, UnknownName
+from potluck.wire.recipe import Recipe
+
+SMALL = """
+[run]
+name = "small"
+[model]
+base = "somebody/some-model"
+"""
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return Recipe.read(path)
+
+
+def told(error: PotluckError) -> str:
+    """Return all that the user will read."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def test_two_lines_make_a_recipe(tmp_path: Path):
+    recipe = read(tmp_path, SMALL)
+
+    assert recipe.adapter.scale == 2.0
+    assert not recipe.complete
+
+
+def test_a_recipe_survives_its_own_json(tmp_path: Path):
+    """The client consents to the JSON that the coordinator sends; both must mean the same, to the byte."""
+    recipe = read(tmp_path, SMALL)
+
+    again = Recipe.parse(recipe.to_json())
+
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[aggregation]\nchort = 3", "did you mean 'cohort'?"),
+        ("[aggregation]\nrule = 'maen'", "did you mean 'mean'?"),
+        ("[aggregation]\nouter = 'nesterow'", "did you mean 'nesterov'?"),
+        ("[aggregation]\nweights = ['example']", "did you mean 'examples'?"),
+        ("[aggregation]\nsettings = {etta = 0.7}", "did you mean 'eta'?"),
+        ("[codec]\nname = 'int88'", "did you mean 'int8'?"),
+        ("[training]\nsteps = -4", "Optimiser steps in one round."),
+        ("[training]\nsteps = '4'", "training.steps is '4'"),
+        ("[training]\nlearning_rate = nan", "learning_rate"),
+        ("[privacy]\nsecure_aggregation = true", "this version has no secure aggregation"),
+        ("[limits]\npoll_min_s = 60.0\npoll_max_s = 30.0", "set poll_max_s to at least poll_min_s"),
+        ("[agregation]\nrule = 'mean'", "did you mean 'aggregation'?"),
+        ("[adapter]\ninit = 'continu'", "adapter.init is 'continu'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_fix(tmp_path: Path, line: str, words: str):
+    with pytest.raises((BadSetting, UnknownName)) as caught:
+        read(tmp_path, SMALL + line)
+
+    assert words in told(caught.value)
+    assert "fix: " in told(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path):
+    with pytest.raises(PotluckError) as caught:
+        read(tmp_path, SMALL + "[training]\nsteps = -4\nbatch = 0\n[codec]\nnmae = 'int8'")
+
+    words = told(caught.value)
+    assert all(part in words for part in ("training.steps", "training.batch", "codec.nmae"))
+
+
+def test_a_missing_table_is_named(tmp_path: Path):
+    with pytest.raises(BadSetting, match="model is missing"):
+        read(tmp_path, '[run]\nname = "x"')
+
+
+def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path: Path):
+    with pytest.raises(BadSetting, match="line 2"):
+        read(tmp_path, "[run]\nname = = 3")
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path):
+    with pytest.raises(BadSetting, match="No such file"):
+        Recipe.read(tmp_path / "nowhere.toml")
+
+
+def test_a_range_in_a_module_name_stands_for_its_numbers(tmp_path: Path):
+    recipe = read(tmp_path, SMALL + 'modules = {"layers.{0..2}.q" = [4, 6], "head" = [2, 2]}')
+
+    assert recipe.modules() == {"head": (2, 2), "layers.0.q": (4, 6), "layers.1.q": (4, 6), "layers.2.q": (4, 6)}
+
+
+@pytest.mark.parametrize("name", ["a.{3..1}", "a.{0..1}.{0..1}"])
+def test_a_range_that_makes_no_sense_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(BadSetting):
+        read(tmp_path, SMALL + f'modules = {{"{name}" = [4, 6]}}').modules()
+
+
+def test_a_peer_cannot_make_us_build_a_million_modules(tmp_path: Path):
+    with pytest.raises(BadSetting, match="at most 10,000"):
+        read(tmp_path, SMALL + 'modules = {"a.{0..9999}" = [4, 6], "b.{0..9999}" = [4, 6]}').modules()
+
+
+def fields(model: type[BaseModel], path: str = "") -> list[tuple[str, str | None]]:
+    """Return every field below *model* with its help."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append((f"{path}{name}", field.description))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += fields(field.annotation, f"{path}{name}.")
+    return found
+
+
+def test_every_setting_has_help():
+    assert not [name for name, text in fields(Recipe) if not text]
+
+
+def test_the_documented_settings_are_the_settings():
+    """docs/recipe.md names every setting, so that nobody has to read the code for one."""
+    page = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text("utf-8")
+
+    assert not [name for name, _ in fields(Recipe) if "." in name and f"`{name}`" not in page]
+
+
+def test_the_example_in_the_documentation_is_a_recipe():
+    page = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text("utf-8")
+    example = page.split("```toml\n")[1].split("```")[0]
+
+    assert tomllib.loads(example)["run"]["name"]
+    assert Recipe.parse(json.dumps(tomllib.loads(example))).training.steps == 6
