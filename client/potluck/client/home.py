@@ -1,0 +1,144 @@
+"""Where things live on a volunteer's machine, and that one process at a time works there."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, final
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from potluck.client.errors import HomeInUse
+
+_PATIENCE_S = 1.0  # somebody who only looks whether the home is in use holds the lock for a moment
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Home:
+    """One client: its key, its outbox, its work.  *cache* holds base models, which several homes may share."""
+
+    folder: Path
+    cache: Path
+
+    @classmethod
+    def at(cls, folder: Path, cache: Path | None = None) -> Self:
+        """Return the home in *folder*, made where it is missing, readable by its owner only."""
+        home = cls(folder, folder / "cache" if cache is None else cache)
+        for needed in (home.folder, home.blobs, home.tasks):
+            needed.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.cache.mkdir(parents=True, exist_ok=True)
+        return home
+
+    @classmethod
+    def of_user(cls, environment: Mapping[str, str]) -> Self:
+        """Return the user's home: POTLUCK_HOME and POTLUCK_CACHE, or the system's usual places."""
+        folder = environment.get("POTLUCK_HOME") or platformdirs.user_data_dir("potluck", appauthor=False)
+        cache = environment.get("POTLUCK_CACHE") or platformdirs.user_cache_dir("potluck", appauthor=False)
+        return cls.at(Path(folder).expanduser(), Path(cache).expanduser())
+
+    @property
+    def key(self) -> Path:
+        """The client's Ed25519 key."""
+        return self.folder / "identity.key"
+
+    @property
+    def outbox(self) -> Path:
+        """The database of the outbox."""
+        return self.folder / "client.sqlite"
+
+    @property
+    def limits(self) -> Path:
+        """What the owner allows, as TOML."""
+        return self.folder / "limits.toml"
+
+    @property
+    def blobs(self) -> Path:
+        """Files named by their SHA-256."""
+        return self.folder / "blobs"
+
+    @property
+    def tasks(self) -> Path:
+        """A folder of checkpoints for each lease."""
+        return self.folder / "tasks"
+
+    def blob(self, digest: bytes) -> Path:
+        """Return where the bytes with that SHA-256 are, or would be."""
+        return self.blobs / digest.hex()
+
+    def task(self, lease_id: bytes) -> Path:
+        """Return the folder of that lease, made where it is missing."""
+        folder = self.tasks / lease_id.hex()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def drop_task(self, lease_id: bytes) -> None:
+        """Remove the folder of that lease, checkpoints and all."""
+        shutil.rmtree(self.tasks / lease_id.hex(), ignore_errors=True)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process works in this home now."""
+        try:
+            with self.occupied(patience_s=0):
+                return False
+        except HomeInUse:
+            return True
+
+    @contextmanager
+    def occupied(self, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+        """Work in this home, alone, until the block ends; a killed process leaves nothing behind.
+
+        Raises:
+            HomeInUse: another process works here.
+        """
+        lock = FileLock(self.folder / "lock", mode=0o600)
+        try:
+            lock.acquire(timeout=patience_s)
+        except Timeout:
+            raise HomeInUse(
+                f"potluck already runs in {self.folder}",
+                fix="look at it with `potluck status`, stop it with `potluck finish`, "
+                "or give the second one a home of its own: POTLUCK_HOME=OTHER-FOLDER potluck join ...",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def purge(self) -> None:
+        """Remove the home with key, outbox and receipts; the cache of base models stays.
+
+        Raises:
+            HomeInUse: a process works here.
+        """
+        with self.occupied():
+            for inside in self.folder.iterdir():
+                if inside.name == "lock" or inside == self.cache:
+                    continue
+                shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
+        (self.folder / "lock").unlink(missing_ok=True)
+
+
+def store(data: bytes, path: Path) -> None:
+    """Put *data* at *path*; after a crash there is all of it or nothing: write, fsync, rename, fsync the folder."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    settle(temporary, path)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Give the fsynced file *temporary* its name *path*, for good."""
+    os.replace(temporary, path)  # noqa: PTH105 - atomic on every system, where rename is not
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is in the journal
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

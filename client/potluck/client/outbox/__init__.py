@@ -1,0 +1,1 @@
+"""The outbox: what a client must not forget."""

@@ -1,0 +1,298 @@
+"""The outbox: everything a client must not forget, in one SQLite file.  The only door to it; rows never leave.
+
+Write-ahead log, synchronous FULL: a transition that returned is on the disk.  Several processes may open it: the one
+that works, and those that look (`potluck status`) or ask (`potluck pause`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
+
+from potluck.client.errors import BadOutbox, NotJoined, StillHolds
+from potluck.client.outbox.rows import (
+    ControlRow,
+    CounterRow,
+    MembershipRow,
+    NowRow,
+    ReceiptRow,
+    Row,
+    TaskRow,
+    membership_of,
+    now_of,
+    receipt_of,
+    task_of,
+)
+from potluck.client.records import Control, KeptReceipt, Membership, Now, Sealed, Task, Terms, Traffic
+from potluck.client.tasks import TERMINAL, Event, MembershipState, Step, TaskState, after, membership_after
+
+LAYOUT: Final = 1
+_ONLY: Final = 1  # key of tables that hold one row
+_BUSY_S: Final = 10
+_OPEN: Final = select(TaskRow).where(TaskRow.state.not_in([s.name for s in TERMINAL])).order_by(TaskRow.order)
+
+
+@final
+class Outbox:
+    """The open outbox.  Every method is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(writes=True)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the outbox at *path*, made where it is missing, readable by its owner only.
+
+        Raises:
+            BadOutbox: the file is damaged, or of another layout.
+        """
+        path.touch(mode=0o600, exist_ok=True)
+        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S})
+        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "begin", _begin)
+        outbox = cls(engine)
+        try:
+            with outbox._writing() as session:
+                _lay_out(session, path)
+        except DatabaseError as error:
+            outbox.close()
+            raise BadOutbox(
+                f"{path} cannot be opened: {error.orig}",
+                fix="move it away and join again; updates that waited in it are lost",
+            ) from None
+        except BadOutbox:
+            outbox.close()
+            raise
+        return outbox
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """Open a transaction that is on the disk when the block ends, or undone when it raises."""
+        with Session(self._writer) as session, session.begin():
+            yield session
+
+    # -- membership ---------------------------------------------------------------------------------------------
+
+    def membership(self) -> Membership | None:
+        """Return this home's membership, or None while it is a member of no run."""
+        with Session(self._engine) as session:
+            row = session.get(MembershipRow, _ONLY)
+            return None if row is None else membership_of(row)
+
+    def consent(self, wanted: Membership) -> None:
+        """Keep what the owner agreed to; the membership is ENROLLING.
+
+        Raises:
+            StillHolds: another run's work is still here.
+        """
+        with self._writing() as session:
+            row = session.get(MembershipRow, _ONLY)
+            held = session.scalars(_OPEN.where(TaskRow.run_id != wanted.run_id)).all()
+            if held:
+                raise StillHolds(
+                    f"this home still holds {len(held)} unfinished task(s) of another run",
+                    fix="deliver it with `potluck finish`, drop it with `potluck leave`, or use another POTLUCK_HOME",
+                )
+            before = MembershipState.UNENROLLED if row is None else MembershipState[row.state]
+            values = asdict(wanted) | {"state": membership_after(before, Step.CONSENTED).name}
+            session.merge(MembershipRow(id=_ONLY, **values))
+
+    def step(self, step: Step, *, pending: bool = False) -> MembershipState:
+        """Move the membership along by *step*; return where it is now.  LEFT and REFUSED remove it."""
+        with self._writing() as session:
+            row = session.get(MembershipRow, _ONLY)
+            state = membership_after(MembershipState.UNENROLLED if row is None else MembershipState[row.state], step)
+            if row is not None and state is MembershipState.UNENROLLED:
+                session.delete(row)
+            elif row is not None:
+                row.state, row.pending = state.name, pending
+            return state
+
+    # -- tasks --------------------------------------------------------------------------------------------------
+
+    def add(self, terms: Terms) -> bool:
+        """Keep a new lease as LEASED; return False where it was here already, and change nothing."""
+        with self._writing() as session:
+            if session.scalar(select(TaskRow).where(TaskRow.lease_id == terms.lease_id)) is not None:
+                return False
+            session.add(TaskRow(state=TaskState.LEASED.name, **(asdict(terms) | {"seed": str(terms.seed)})))
+            return True
+
+    def move(self, lease_id: bytes, happened: Event, *, reason: str = "", upload_id: bytes = b"") -> TaskState:
+        """Move a task along by *happened*; return the state it is in now, for good.
+
+        Raises:
+            IllegalEvent: the table of tasks has no such row.
+        """
+        with self._writing() as session:
+            return _moved(_task_row(session, lease_id), happened, reason=reason, upload_id=upload_id)
+
+    def seal(self, lease_id: bytes, sealed: Sealed) -> TaskState:
+        """Keep what the fsynced file of the update holds, and move the task to OFFERING, in one transaction."""
+        with self._writing() as session:
+            row = _task_row(session, lease_id)
+            for name, value in asdict(sealed).items():
+                setattr(row, name, value)
+            return _moved(row, Event.SEALED)
+
+    def answer(self, lease_id: bytes, receipt: KeptReceipt) -> TaskState:
+        """Keep *receipt* and end its task, in one transaction."""
+        with self._writing() as session:
+            session.merge(ReceiptRow(**asdict(receipt)))
+            return _moved(_task_row(session, lease_id), Event.ANSWERED)
+
+    def spend(self, lease_id: bytes, seconds: float, *, steps: tuple[int, int] | None = None) -> None:
+        """Add running time to a task's present state, and say how many steps of how many are done."""
+        with self._writing() as session:
+            row = _task_row(session, lease_id)
+            row.spent_s += seconds
+            if steps is not None:
+                row.steps_done, row.steps_total = steps
+
+    def task(self, lease_id: bytes) -> Task:
+        """Return one task.
+
+        Raises:
+            BadOutbox: there is none with that lease.
+        """
+        with Session(self._engine) as session:
+            return task_of(_task_row(session, lease_id))
+
+    def open_tasks(self) -> tuple[Task, ...]:
+        """Return the tasks that are not over, sealed ones first, then oldest first."""
+        with Session(self._engine) as session:
+            found = [task_of(row) for row in session.scalars(_OPEN)]
+        return tuple(sorted(found, key=lambda task: not task.is_sealed))
+
+    def tasks(self, limit: int) -> tuple[Task, ...]:
+        """Return the last *limit* tasks, newest first, also those that are over."""
+        with Session(self._engine) as session:
+            return tuple(
+                task_of(row) for row in session.scalars(select(TaskRow).order_by(TaskRow.order.desc()).limit(limit))
+            )
+
+    # -- receipts -----------------------------------------------------------------------------------------------
+
+    def receipts(self, limit: int) -> tuple[KeptReceipt, ...]:
+        """Return the last *limit* receipts, newest first."""
+        order = (ReceiptRow.received_unix_s.desc(), ReceiptRow.serial.desc())
+        with Session(self._engine) as session:
+            return tuple(receipt_of(row) for row in session.scalars(select(ReceiptRow).order_by(*order).limit(limit)))
+
+    def credit(self) -> tuple[int, int]:
+        """Return how many receipts there are, and the credit in them, in examples."""
+        with Session(self._engine) as session:
+            count, total = session.execute(select(func.count(), func.sum(ReceiptRow.credit))).one()
+            return int(count), int(total or 0)
+
+    # -- control, counters, now ---------------------------------------------------------------------------------
+
+    def control(self) -> Control:
+        """Return what the owner asked for last."""
+        with Session(self._engine) as session:
+            row = session.get_one(ControlRow, _ONLY)
+            return Control(row.paused, row.paused_until_unix_s, row.finish, row.leave)
+
+    def ask(self, control: Control) -> None:
+        """Ask the running process, or the next one, for *control*; heard within a second."""
+        with self._writing() as session:
+            session.execute(update(ControlRow).where(ControlRow.id == _ONLY).values(**asdict(control)))
+
+    def next_seqno(self) -> int:
+        """Return a number that was never used before; it is on the disk before it is sent."""
+        with self._writing() as session:
+            row = session.get_one(CounterRow, _ONLY)
+            row.seqno += 1
+            return row.seqno
+
+    def count(self, sent: int, received: int) -> None:
+        """Add bytes to the traffic."""
+        with self._writing() as session:
+            row = session.get_one(CounterRow, _ONLY)
+            row.sent += sent
+            row.received += received
+
+    def traffic(self) -> Traffic:
+        """Return the bytes sent and received so far."""
+        with Session(self._engine) as session:
+            row = session.get_one(CounterRow, _ONLY)
+            return Traffic(row.sent, row.received)
+
+    def say(self, now: Now) -> None:
+        """Keep what the running process says about itself, for `potluck status`."""
+        with self._writing() as session:
+            session.merge(NowRow(id=_ONLY, **(asdict(now) | {"reasons": " ".join(now.reasons)})))
+
+    def now(self) -> Now:
+        """Return what the running process last said about itself."""
+        with Session(self._engine) as session:
+            row = session.get(NowRow, _ONLY)
+            return Now() if row is None else now_of(row)
+
+
+def joined(outbox: Outbox) -> Membership:
+    """Return the membership.
+
+    Raises:
+        NotJoined: this home is a member of no run.
+    """
+    membership = outbox.membership()
+    if membership is None:
+        raise NotJoined("this home is a member of no run", fix="join one: potluck join INVITE --data FOLDER")
+    return membership
+
+
+def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - DB-API, which SQLAlchemy does not type
+    """Set up a new connection; from here on nothing but _begin opens a transaction."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction; one that writes takes its lock now, so that what it reads stays true until it ends."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _lay_out(session: Session, path: Path) -> None:
+    """Make the tables in a new file."""
+    connection = session.connection()
+    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if found not in {0, LAYOUT}:
+        raise BadOutbox(
+            f"{path} has layout {found}, this program knows {LAYOUT}",
+            fix="run the version of potluck that made it, or update potluck",
+        )
+    if found == 0:
+        Row.metadata.create_all(connection)
+        session.execute(insert(CounterRow).values(id=_ONLY, seqno=0, sent=0, received=0))
+        session.execute(insert(ControlRow).values(id=_ONLY, paused=False, finish=False, leave=False))
+        connection.exec_driver_sql(f"PRAGMA user_version = {LAYOUT}")
+
+
+def _task_row(session: Session, lease_id: bytes) -> TaskRow:
+    """Return the row of a lease."""
+    row = session.scalar(select(TaskRow).where(TaskRow.lease_id == lease_id))
+    if row is None:
+        raise BadOutbox(f"no task has the lease {lease_id.hex()}", fix="this is a bug; please report it")
+    return row
+
+
+def _moved(row: TaskRow, happened: Event, *, reason: str = "", upload_id: bytes = b"") -> TaskState:
+    """Move *row* along, and return its new state."""
+    state = after(TaskState[row.state], happened)
+    row.state, row.spent_s = state.name, 0.0
+    row.reason = reason or row.reason
+    row.upload_id = upload_id or row.upload_id
+    return state
