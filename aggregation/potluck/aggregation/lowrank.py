@@ -1,0 +1,266 @@
+"""Matrices kept as two thin factors: their sum, their singular value decomposition, their inner products.
+
+Nothing here makes an array of the size of the matrix itself: one layer of an 8B model is 4096 × 14336 = 59 million
+numbers, and its two factors of rank 16 are 0.3 million.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potluck.aggregation.errors import BadSetting, BadTensor
+
+Array: TypeAlias = NDArray[Any]
+Floats: TypeAlias = NDArray[np.float64]
+
+MATRIX_DIMS: Final = 2
+CHUNK_COLUMNS: Final = 256
+"""Columns that a running sum gathers before it is recompressed."""
+CHUNK_TOLERANCE: Final = 1e-12
+"""Singular values below this share of the largest are dropped when a running sum is recompressed."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """The matrix scale·b·a, kept as its factors: b is (d, r), a is (r, k).  Rank 0 is the zero matrix.
+
+    (b·M, M⁻¹·a) is the same matrix for every invertible M, so factors are never compared or averaged: products are.
+
+    Raises:
+        BadTensor: the factors are not two matrices that can be multiplied, or the scale is not finite.
+    """
+
+    b: Array
+    a: Array
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.b.ndim != MATRIX_DIMS or self.a.ndim != MATRIX_DIMS or self.b.shape[1] != self.a.shape[0]:
+            raise BadTensor(
+                f"factors of shapes {self.b.shape} and {self.a.shape} cannot be multiplied",
+                fix="b is (d, r) and a is (r, k), with the same r",
+            )
+        if not math.isfinite(self.scale):
+            raise BadTensor(f"the scale of a {self.shape} adapter is {self.scale}", fix="use a finite scale")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d, k), the shape of the product."""
+        return self.b.shape[0], self.a.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """R, the number of columns of b: an upper bound on the rank of the product."""
+        return int(self.b.shape[1])
+
+    def dense(self) -> Floats:
+        """Return the product as a (d, k) float64 array.  For tests and exports; nothing else needs it."""
+        product: Floats = self.scale * (self.b.astype(np.float64) @ self.a.astype(np.float64))
+        return product
+
+    def times(self, weight: float) -> "LowRank":
+        """Return weight times this matrix; the factors are shared, not copied."""
+        return LowRank(self.b, self.a, self.scale * weight)
+
+    def norm(self) -> float:
+        """Return the Frobenius norm of the product, gauge-invariant, in O((d + k)·r²)."""
+        return math.sqrt(max(0.0, gram_of([self])[0, 0])) if self.rank else 0.0
+
+
+def zero(shape: tuple[int, int]) -> LowRank:
+    """Return the zero matrix of *shape*, as factors of rank 0."""
+    return LowRank(np.zeros((shape[0], 0)), np.zeros((0, shape[1])))
+
+
+def gram(updates: Sequence[Mapping[str, LowRank]]) -> Floats:
+    """Return K, (n, n) float64: Kᵢⱼ = Σ over modules of ⟨Δᵢ, Δⱼ⟩, inner products of the products.
+
+    A module that one side lacks counts as zero.  Exactly symmetric.  Good for weights and distances; the square
+    squares the condition number too, so singular values are taken from compress instead.
+
+    Raises:
+        BadTensor: the same module has different shapes in two updates.
+    """
+    result = np.zeros((len(updates), len(updates)))
+    for name in sorted({name for update in updates for name in update}):
+        present = [i for i, update in enumerate(updates) if name in update]
+        same_shape([updates[i][name] for i in present], name)
+        used = [i for i in present if updates[i][name].rank]
+        if used:
+            result[np.ix_(used, used)] += gram_of([updates[i][name] for i in used])
+    return result
+
+
+def gram_of(terms: Sequence[LowRank]) -> Floats:
+    """Return ⟨Δᵢ, Δⱼ⟩ = tr((XᵢᵀXⱼ)·(YⱼYᵢᵀ)) of the *terms*, all of one shape and of rank above 0, exactly symmetric."""
+    x = np.concatenate([term.b.astype(np.float64) * term.scale for term in terms], axis=1)
+    y = np.concatenate([term.a.astype(np.float64) for term in terms], axis=0)
+    starts = np.cumsum([0] + [term.rank for term in terms])
+    result = np.zeros((len(terms), len(terms)))
+    for i, (here, there) in enumerate(itertools.pairwise(starts)):
+        columns = x[:, here:there].T @ x[:, here:]
+        columns *= y[here:there] @ y[here:].T
+        result[i, i:] = np.add.reduceat(columns.sum(axis=0), starts[i:-1] - here)
+    return result + np.triu(result, 1).T
+
+
+def same_shape(terms: Sequence[LowRank], where: str) -> tuple[int, int]:
+    """Return the one (d, k) shape of all *terms*.
+
+    Raises:
+        BadTensor: there are none, or two differ.
+    """
+    shapes = {term.shape for term in terms}
+    if len(shapes) != 1:
+        raise BadTensor(
+            f"{where}: {len(terms)} terms have {len(shapes)} shapes {sorted(shapes)}",
+            fix="give at least one term, all of one shape (d, k)",
+        )
+    return shapes.pop()
+
+
+class Compressed(NamedTuple):
+    """What compress returns: the best approximation, and the Frobenius norm of what was cut off."""
+
+    low_rank: LowRank
+    discarded: float
+
+
+class Svd(NamedTuple):
+    """U (d, p), singular values descending (p,), Vᵀ (p, k) of a sum of terms."""
+
+    u: Floats
+    sigma: Floats
+    vt: Floats
+
+
+def compress(
+    terms: Sequence[LowRank],
+    weights: Sequence[float] | Floats | None = None,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+) -> Compressed:
+    """Return the best low-rank approximation of Σ wⱼ·termⱼ, as balanced factors U·√Σ and √Σ·Vᵀ of scale 1.
+
+    With all R columns of the terms stacked as B and A: B = Q_B·R_B, Aᵀ = Q_A·R_A, R_B·R_Aᵀ = U′·Σ·V′ᵀ (an R × R
+    decomposition), U = Q_B·U′, V = Q_A·V′.  This is the singular value decomposition of the dense sum, in
+    O((d + k)·R² + R³), in float64.  Columns stand in the order of descending σ; the largest |entry| of every
+    column of U is positive.  Equal σ leave a rotation free, so compare products.
+
+    *rank* keeps at most so many columns, *energy* the fewest whose share of Σσ² reaches it; both: the smaller.
+    Over half of min(d, k) columns are summed in chunks, see LowRankSum.  *discarded* is √Σσ² over what was cut.
+
+    Source: Eckart and Young 1936 (optimality); Halko, Martinsson and Tropp 2011, §5.1 (small core), arXiv:0909.4061.
+
+    Raises:
+        BadTensor: no terms, differing shapes, or a value that is not finite.
+        BadSetting: a negative rank, an energy outside (0, 1], or not one weight per term.
+    """
+    shape = same_shape(terms, "compress")
+    if weights is not None and len(weights) != len(terms):
+        raise BadSetting(f"compress got {len(weights)} weights for {len(terms)} terms", fix="give one weight per term")
+    running = LowRankSum(shape, limit=max(CHUNK_COLUMNS, min(shape) // 2))
+    for term, weight in zip(terms, [1.0] * len(terms) if weights is None else weights, strict=True):
+        if not (np.isfinite(term.b).all() and np.isfinite(term.a).all() and math.isfinite(weight)):
+            raise BadTensor(f"a {shape} term of weight {weight} holds NaN or infinity", fix="leave that term out")
+        running.add(term, float(weight))
+    return running.compressed(rank=rank, energy=energy)
+
+
+@final
+class LowRankSum:
+    """A running weighted sum of terms of one shape, in memory that does not grow with their number.
+
+    Columns are stacked until there are more than *limit* new ones; then the stack is replaced by its singular value
+    decomposition without the values below CHUNK_TOLERANCE of the largest.  The errors of the cuts add up, and
+    `compressed` counts them.  Up to *limit* columns the sum is exact.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, limit: int = CHUNK_COLUMNS) -> None:
+        self.shape = shape
+        self._limit = limit
+        self._terms: list[LowRank] = []
+        self._new_columns = 0
+        self._dropped = 0.0
+
+    def add(self, term: LowRank, weight: float = 1.0) -> None:
+        """Add weight·term to the sum."""
+        if weight == 0 or term.rank == 0:
+            return
+        self._terms.append(term.times(weight))
+        self._new_columns += term.rank
+        if self._new_columns > self._limit:
+            cut, dropped = shortened(svd(self._terms, self.shape), tolerance=CHUNK_TOLERANCE)
+            self._terms = [balanced(cut)]
+            self._new_columns = 0
+            self._dropped += dropped
+
+    def scaled(self, weight: float) -> list[LowRank]:
+        """Return weight times the sum, as the terms whose sum it is."""
+        return [term.times(weight) for term in self._terms]
+
+    def compressed(self, *, rank: int | None = None, energy: float | None = None) -> Compressed:
+        """Return the sum cut to *rank* and *energy*; see compress."""
+        noise = np.finfo(np.float64).eps * max(1, sum(term.rank for term in self._terms))
+        cut, dropped = shortened(svd(self._terms, self.shape), rank=rank, energy=energy, tolerance=float(noise))
+        return Compressed(balanced(cut), dropped + self._dropped)
+
+
+def svd(terms: Sequence[LowRank], shape: tuple[int, int]) -> Svd:
+    """Return the singular value decomposition of the sum of *terms*, by two QRs and one small core."""
+    columns = sum(term.rank for term in terms)
+    b, at = np.empty((shape[0], columns)), np.empty((shape[1], columns))
+    place = 0
+    for term in terms:
+        b[:, place : place + term.rank] = term.b
+        at[:, place : place + term.rank] = term.a.T
+        b[:, place : place + term.rank] *= term.scale
+        place += term.rank
+    q_b, r_b = np.linalg.qr(b)
+    q_a, r_a = np.linalg.qr(at)
+    with np.errstate(over="ignore", invalid="ignore"):
+        core = r_b @ r_a.T
+    if not np.isfinite(core).all():
+        raise BadTensor(f"the product of {columns} columns of a {shape} adapter overflows", fix="leave that term out")
+    u, sigma, vt = np.linalg.svd(core, full_matrices=False)
+    return signed(q_b @ u, sigma, vt @ q_a.T)
+
+
+def signed(u: Floats, sigma: Floats, vt: Floats) -> Svd:
+    """Return the same decomposition with the largest |entry| of every column of U positive."""
+    if not u.size:
+        return Svd(u, sigma, vt)
+    largest = np.argmax(np.abs(u), axis=0)
+    sign = np.where(u[largest, np.arange(len(sigma))] < 0, -1.0, 1.0)
+    return Svd(u * sign, sigma, vt * sign[:, None])
+
+
+def shortened(
+    full: Svd, *, rank: int | None = None, energy: float | None = None, tolerance: float
+) -> tuple[Svd, float]:
+    """Return the leading part of *full* that the limits leave, and the Frobenius norm of the rest."""
+    if rank is not None and rank < 0:
+        raise BadSetting(f"rank is {rank}", fix="use a rank of at least 0, or none")
+    if energy is not None and not 0 < energy <= 1:
+        raise BadSetting(f"energy is {energy}", fix="use a share above 0 and up to 1, such as 0.9999")
+    sigma = full.sigma
+    keep = int(np.count_nonzero(sigma > tolerance * sigma[0])) if sigma.size else 0
+    if energy is not None:
+        tails = np.append(np.cumsum(sigma[::-1] ** 2)[::-1], 0.0)  # summed from the small end: no cancellation
+        keep = min(keep, int(np.argmax(tails <= (1 - energy) * tails[0])))
+    if rank is not None:
+        keep = min(keep, rank)
+    return Svd(full.u[:, :keep], sigma[:keep], full.vt[:keep]), float(np.linalg.norm(sigma[keep:]))
+
+
+def balanced(part: Svd) -> LowRank:
+    """Return U·√Σ and √Σ·Vᵀ: both factors carry half, so a step of Adam means the same in either."""
+    root = np.sqrt(part.sigma)
+    return LowRank(part.u * root, root[:, None] * part.vt)

@@ -1,0 +1,89 @@
+"""The three stages of a round by name, and how their settings reach them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple, final
+
+from potluck.aggregation.errors import BadSetting, UnknownName
+from potluck.aggregation.outer import OUTER, Outer
+from potluck.aggregation.rules import AGGREGATORS, Rule
+from potluck.aggregation.weights import WEIGHTS, Weight
+
+
+class Stages(NamedTuple):
+    """The objects that a pipeline's names and settings stand for."""
+
+    rule: Rule
+    weights: tuple[Weight, ...]
+    outer: Outer
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """How updates become a new master: weights, then the rule, then the outer step, then the cut to a rank.
+
+    Raises:
+        UnknownName: nothing is registered under a name, or no chosen stage has a setting.
+        BadSetting: a value out of range.
+    """
+
+    rule: str = "mean"
+    """A key of AGGREGATORS."""
+    weights: tuple[str, ...] = ("examples",)
+    """Keys of WEIGHTS; the factors are multiplied.  None at all is uniform."""
+    outer: str = "fedavg"
+    """A key of OUTER."""
+    rank: int | None = None
+    """Columns of the master per module; by default 4 × the largest rank of an update, never below what it has."""
+    f: int = 0
+    """How many updates may be hostile, for rules that defend."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Settings of the stages, by field name, such as eta; every chosen stage that has the field gets it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weights, str):
+            raise BadSetting(f"weights is {self.weights!r}", fix=f'write a tuple: ("{self.weights}",)')
+        if self.f < 0 or (self.rank is not None and self.rank < 1):
+            raise BadSetting(f"f is {self.f} and rank is {self.rank}", fix="f is at least 0, rank at least 1 or none")
+        self.stages()
+
+    def stages(self) -> Stages:
+        """Build the stages."""
+        kinds = [named("aggregation rule", self.rule, AGGREGATORS), named("outer step", self.outer, OUTER)]
+        kinds += [named("weight", name, WEIGHTS) for name in self.weights]
+        known = {name for kind in kinds for name in settings_of(kind)}
+        for name in self.settings:
+            if name not in known:
+                raise unknown("setting of this pipeline", name, known)
+        rule, outer, *weights = [self._built(kind) for kind in kinds]
+        return Stages(rule, tuple(weights), outer)
+
+    def _built(self, kind: Callable[..., Any]) -> Any:  # noqa: ANN401 - one of three Protocols
+        return kind(**{name: self.settings[name] for name in settings_of(kind) if name in self.settings})
+
+
+def settings_of(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - any dataclass
+    """Return the names of the settings that the stage *kind* has."""
+    return tuple(field.name for field in fields(kind))
+
+
+def named(what: str, name: str, registry: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Return what *registry* has under *name*.
+
+    Raises:
+        UnknownName: it has nothing; the fix is the nearest name.
+    """
+    if name not in registry:
+        raise unknown(what, name, set(registry))
+    return registry[name]
+
+
+def unknown(what: str, name: str, known: set[str]) -> UnknownName:
+    """Return the error for a *name* that is not among *known*."""
+    guess = get_close_matches(name, sorted(known), n=1)
+    choices = ", ".join(sorted(known)) or "none: it has no settings"
+    return UnknownName(
+        f"no {what} is called {name!r}", fix=f"did you mean {guess[0]!r}?" if guess else f"choices: {choices}"
+    )
