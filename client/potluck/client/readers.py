@@ -62,7 +62,7 @@ def text_file(path: Path, form: str) -> Rows:
     if form not in {"auto", "text"}:
         yield BadRow("(whole file)", f"plain text, where the run wants {form}")
         return
-    blocks = list(paragraphs(_decode(path)))
+    blocks: list[Sample | BadRow] = list(paragraphs(_decode(path)))
     yield from blocks or [BadRow("(whole file)", "empty: only white space")]
 
 
@@ -129,7 +129,8 @@ def row_samples(row: object, form: str, where: str) -> Rows:
     elif not all(isinstance(row[name], str) for name in COLUMNS[kind]):
         yield BadRow(where, f"{' and '.join(sorted(COLUMNS[kind]))} must be text")
     elif kind == "text":
-        yield from list(paragraphs(row["text"])) or [BadRow(where, "empty")]
+        blocks: list[Sample | BadRow] = list(paragraphs(row["text"]))
+        yield from blocks or [BadRow(where, "empty")]
     elif not row["completion"].strip():
         yield BadRow(where, "empty completion: nothing to learn")
     else:

@@ -1,0 +1,1 @@
+"""The one place in the client that knows torch: base models, batches, adapters, the training loop."""
