@@ -1,0 +1,224 @@
+"""What the operator can see and do, from the coordinator's own process or from any other on the same folder.
+
+The database is where they meet: a command writes there, and the coordinator at work finds it there.
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, final
+
+from potluck.aggregation.errors import PotluckError
+from potluck.coordinator.blobs import Partials
+from potluck.coordinator.clock import Clock, SystemClock
+from potluck.coordinator.invites import InviteBook
+from potluck.coordinator.keys import open_keys
+from potluck.coordinator.membership import end_membership
+from potluck.coordinator.phases import Event, Phase
+from potluck.coordinator.progress import abandon, look, turn
+from potluck.coordinator.site import DATABASE_FILE, Folders, Site, plan_of
+from potluck.coordinator.steps import no_step
+from potluck.coordinator.store.database import NoRun, Store
+from potluck.coordinator.store.records import Contribution, RoundRecord, Standing, Version
+from potluck.wire.recipe import Recipe
+
+SHOWN_VERSIONS = 5
+
+
+class BadCommand(PotluckError):
+    """Something the operator asked for that cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the run stands."""
+
+    run_id: str
+    run_name: str
+    coordinator_id: str
+    version: int
+    last_version: int
+    """0 means no end."""
+    paused: bool
+    round: int | None
+    phase: Phase | None
+    received: int
+    """k of K: updates that the open round has."""
+    cohort: int
+    """K: updates that close a round."""
+    combining: int
+    """Rounds whose inputs are fixed and that made no version yet."""
+    members: int
+    leases: int
+    """Leases with time left, of all rounds."""
+    bytes_in: int
+    bytes_out: int
+    versions: tuple[Version, ...]
+    """The last few, the newest first."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has reached its last version."""
+        return 0 < self.last_version <= self.version
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What has happened."""
+
+    versions: tuple[Version, ...]
+    """All, the newest first."""
+    rounds: tuple[RoundRecord, ...]
+    """The last hundred, the newest first."""
+    contributions: tuple[Contribution, ...]
+    """What each client has given, the largest first."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The operator's view of one coordinator."""
+
+    site: Site
+
+    @classmethod
+    def open(cls, folder: Path, *, clock: Clock | None = None, database_url: str | None = None) -> Self:
+        """Open the desk of the coordinator in *folder*, whether it is at work or not.
+
+        Raises:
+            NoRun: nobody has hosted a run there.
+        """
+        folders = Folders(folder)
+        if database_url is None and not (folder / DATABASE_FILE).exists():
+            raise NoRun(f"{folder} holds no run", fix="start one with `potluck host RECIPE`, or name its folder")
+        used = SystemClock() if clock is None else clock
+        store = Store.open(database_url or folders.database_url)
+        with store.reading() as books:
+            run = books.run()
+        return cls(
+            Site(
+                folders=folders,
+                partials=Partials(folder / "partial"),
+                store=store,
+                keys=open_keys(folders.keys, used.now_s()),
+                run_id=run.run_id,
+                plan=plan_of(Recipe.parse(run.recipe_json)),
+                clock=used,
+                on_step=no_step,
+                fence=None,
+                bell=threading.Event(),
+            )
+        )
+
+    @property
+    def invites(self) -> InviteBook:
+        """Making, listing and revoking invites."""
+        return InviteBook(self.site)
+
+    def status(self) -> Status:
+        """Return where the run stands."""
+        site, now_s = self.site, self.site.clock.now_s()
+        with site.store.reading() as books:
+            run, now = books.run(), look(books, now_s)
+            return Status(
+                run_id=site.run_id,
+                run_name=site.plan.recipe.run.name,
+                coordinator_id=site.keys.coordinator_id,
+                version=run.version,
+                last_version=site.plan.terms.last_version,
+                paused=run.paused,
+                round=now.round,
+                phase=now.phase,
+                received=now.received,
+                cohort=site.plan.terms.cohort,
+                combining=now.combining,
+                members=books.members.active(),
+                leases=books.leases.alive(now_s),
+                bytes_in=run.bytes_in,
+                bytes_out=run.bytes_out,
+                versions=books.versions.last(SHOWN_VERSIONS),
+            )
+
+    def history(self) -> History:
+        """Return what has happened."""
+        with self.site.store.reading() as books:
+            return History(books.versions.last(), books.rounds.last(100), books.members.contributions())
+
+    def pause(self) -> None:
+        """Give out no new work.  Updates that are under way are taken."""
+        self._set_paused(paused=True)
+
+    def resume(self) -> None:
+        """Give out work again."""
+        self._set_paused(paused=False)
+
+    def rollback(self, version: int) -> Version:
+        """Make *version* the present one again, as a new version after the last; return the new one.
+
+        Nothing is deleted.  Updates that are under way count at the staleness that this makes; an open synchronous
+        round, whose cohort started from what is now withdrawn, is abandoned.
+
+        Raises:
+            BadCommand: there is no such version, or it is the present one.
+        """
+        with turn(self.site) as books:
+            run = books.run()
+            target = books.versions.find(version)
+            if target is None or version == run.version:
+                told = "is the present one" if target else "does not exist"
+                raise BadCommand(f"version {version} {told}", fix=f"choose one from 0 to {run.version - 1}")
+            number = run.version + 1
+            entry = books.log.append(
+                "rolled_back",
+                version=number,
+                to=version,
+                parent=run.version,
+                adapter_digest=target.adapter_digest,
+                checkpoint_digest=target.checkpoint_digest,
+            )
+            made = Version(
+                version=number,
+                parent=run.version,
+                round=None,
+                rolled_back_to=version,
+                checkpoint_digest=target.checkpoint_digest,
+                adapter_digest=target.adapter_digest,
+                adapter_size=target.adapter_size,
+                seed=self.site.plan.seed_of(number),
+                contributors=target.contributors,
+                examples=target.examples,
+                loss_before=target.loss_before,
+                loss_after=target.loss_after,
+                truncation=target.truncation,
+                log_index=entry.index,
+                made_s=self.site.clock.now_s(),
+            )
+            books.versions.add(made)
+            books.change_run(version=number)
+            current = books.rounds.current()
+            if current is not None and self.site.plan.terms.synchronous:
+                abandon(self.site, books, current, Event.ROLLED_BACK)
+        return made
+
+    def remove(self, client_id: str) -> None:
+        """End a client's membership for good; what it gave to earlier versions stays.
+
+        Raises:
+            BadCommand: there is no such client.
+        """
+        with turn(self.site) as books:
+            member = books.members.find(client_id)
+            if member is None:
+                raise BadCommand(f"there is no client {client_id}", fix="see `potluck history` for the clients")
+            if member.standing is not Standing.REVOKED:
+                end_membership(books, client_id, Standing.REVOKED)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.site.store.close()
+
+    def _set_paused(self, *, paused: bool) -> None:
+        with turn(self.site) as books:
+            if books.run().paused is not paused:
+                books.change_run(paused=paused)
+                books.log.append("paused" if paused else "resumed")

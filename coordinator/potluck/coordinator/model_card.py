@@ -1,0 +1,76 @@
+"""README.md of a release: where the adapter comes from, in words, and how to load it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from potluck.coordinator.store.records import Version
+from potluck.wire.recipe import Recipe
+
+
+def model_card(recipe: Recipe, version: Version, facts: Mapping[str, Any]) -> str:
+    """Return the model card of *version* as Markdown with the front matter that model hubs read."""
+    base, licence = recipe.model.base, recipe.run.licence
+    return f"""---
+base_model: {_quoted(base)}
+library_name: peft
+license: {_quoted(licence.lower())}
+tags: [lora, federated-learning, potluck]
+---
+
+# {recipe.run.name}, version {version.version}
+
+{recipe.run.purpose or "A LoRA adapter that volunteers trained together."}
+
+Volunteers trained this adapter on text that never left their machines; only low-rank changes of the adapter travelled,
+and a coordinator combined them.
+
+| | |
+|---|---|
+| base model | {base} (revision {recipe.model.revision}) |
+| SHA-256 of the base model's files | `{recipe.model.digest}` |
+| licence of the base model | {recipe.model.licence or "see the base model"} |
+| licence of this adapter | {licence} |
+| run | {recipe.run.name} (`{facts["run_id"]}`) |
+| coordinator | `{facts["coordinator_id"]}` |
+| version | {version.version}{_origin(version)} |
+| contributors to this version | {version.contributors} |
+| training examples in this version | {version.examples} |
+| mean loss that contributors reported | {_losses(version)} |
+| combined by | {recipe.aggregation.rule}, weighted by {", ".join(recipe.aggregation.weights)}; outer step \
+{recipe.aggregation.outer} |
+| relative error of the cut to rank {facts["rank"]} | {version.truncation:.2e} |
+| recipe, SHA-256 | `{facts["recipe_digest"]}` |
+
+The losses are what contributors measured on their own held-out text, in nats per token, before and after their part of
+the training; nobody else can check them.
+
+## Load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "path/to/this/folder")
+```
+
+## Check it
+
+`potluck verify path/to/this/folder` checks the coordinator's signature and the digest of every file. The entry of this
+version in the run's log is number {facts["log_index"]}, `{facts["log_hash"]}`.
+"""
+
+
+def _quoted(text: str) -> str:
+    """Return *text* as a YAML string, whatever is in it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _origin(version: Version) -> str:
+    return "" if version.rolled_back_to is None else f", which is version {version.rolled_back_to} again"
+
+
+def _losses(version: Version) -> str:
+    if not version.loss_before:
+        return "none reported"
+    return f"{version.loss_before:.4f} before, {version.loss_after:.4f} after"

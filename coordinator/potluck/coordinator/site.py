@@ -1,0 +1,94 @@
+"""What all parts of one coordinator share: its folder, database, keys, recipe and clock."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from potluck.coordinator.blobs import BlobFolder, Partials
+from potluck.coordinator.clock import Clock
+from potluck.coordinator.keys import Keys
+from potluck.coordinator.rounds import Terms
+from potluck.coordinator.steps import OnStep
+from potluck.coordinator.store.database import Store
+from potluck.wire.recipe import Recipe
+from potluck.wire.tensors import Manifest
+
+DATABASE_FILE: Final = "coordinator.db"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The recipe, and what every call needs of it, worked out once."""
+
+    recipe: Recipe
+    json: str
+    digest: bytes
+    manifest: Manifest
+    manifest_digest: bytes
+    terms: Terms
+
+    def seed_of(self, version: int) -> int:
+        """Return the seed for starts from *version*, 64 bits: the same in every run of this recipe."""
+        text = b"potluck/seed\0" + self.digest + version.to_bytes(8, "big")
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def plan_of(recipe: Recipe) -> Plan:
+    """Work out *recipe*."""
+    manifest = Manifest.of_update(recipe.modules(), recipe.adapter.rank)
+    return Plan(recipe, recipe.to_json(), recipe.digest(), manifest, manifest.digest(), Terms.of(recipe))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where things are below a coordinator's folder."""
+
+    root: Path
+
+    @property
+    def blobs(self) -> BlobFolder:
+        """Checkpoints and adapters; members may download adapters."""
+        return BlobFolder(self.root / "blobs")
+
+    @property
+    def spool(self) -> BlobFolder:
+        """Whole updates that wait to be submitted or counted; nobody may download them."""
+        return BlobFolder(self.root / "spool")
+
+    @property
+    def releases(self) -> Path:
+        """The adapter folders that anybody may have."""
+        return self.root / "releases"
+
+    @property
+    def keys(self) -> Path:
+        """The coordinator's keys."""
+        return self.root / "keys"
+
+    @property
+    def database_url(self) -> str:
+        """The database that a coordinator uses unless it is told another."""
+        return f"sqlite:///{self.root / DATABASE_FILE}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One coordinator's place: everything that its parts work on."""
+
+    folders: Folders
+    partials: Partials
+    store: Store
+    keys: Keys
+    run_id: str
+    plan: Plan
+    clock: Clock
+    on_step: OnStep
+    fence: int | None
+    """The number under which this coordinator may commit; none for an operator's command beside it."""
+    bell: threading.Event
+    """Rung when there is something to combine or to publish."""

@@ -1,0 +1,113 @@
+"""The one thread that combines rounds, and keeps everything beside the database up to date with it."""
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from potluck.aggregation.errors import PotluckError
+from potluck.coordinator.combine import combine_rounds
+from potluck.coordinator.log import LogFile
+from potluck.coordinator.presence import Presence
+from potluck.coordinator.progress import look, turn
+from potluck.coordinator.releases import publish_missing
+from potluck.coordinator.rounds import event
+from potluck.coordinator.site import Site
+from potluck.coordinator.store.database import Superseded
+from potluck.coordinator.traffic import Traffic
+
+LOG = logging.getLogger(__name__)
+TICK_S: Final = 0.5
+"""Longest time until a deadline, or what another process wrote into the database, is noticed."""
+
+
+@final
+@dataclass(slots=True)
+class Worker:
+    """Combines rounds whose inputs are fixed, ends rounds whose time ran out, writes releases and the log."""
+
+    site: Site
+    presence: Presence
+    traffic: Traffic
+    trouble: str = field(default="", init=False)
+    in_charge: bool = field(default=True, init=False)
+    _settled: int = field(default=-1, init=False)
+    """The last version whose release is written."""
+    _stopping: threading.Event = field(default_factory=threading.Event, init=False)
+    _news: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="combine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is being done, and end."""
+        self._stopping.set()
+        self.site.bell.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def wait_for_version(self, version: int, timeout_s: float) -> bool:
+        """Wait until *version* is committed and released; return whether it is."""
+        with self._news:
+            return self._news.wait_for(lambda: self._settled >= version or not self.in_charge, timeout_s) and (
+                self._settled >= version
+            )
+
+    def _run(self) -> None:
+        log = LogFile(self.site)
+        while self.in_charge:
+            stopping = self._stopping.is_set()
+            self.site.bell.clear()
+            self._once(log)
+            if stopping:  # once more after the last call, so that nothing stays unwritten
+                return
+            self.site.bell.wait(TICK_S)
+
+    def _once(self, log: LogFile) -> None:
+        """Do all there is to do.  What fails is told and tried again; one that cannot combine still serves."""
+        try:
+            self._tend()
+            combine_rounds(self.site)
+            with self.site.store.reading() as books:
+                version = books.run().version
+            if version != self._settled:
+                publish_missing(self.site)
+            log.follow()
+            self._tell(version)
+            self.trouble = ""
+        except Superseded as error:
+            LOG.warning("event=superseded reason=%s", error)
+            self.trouble, self.in_charge = str(error), False
+            self._tell(self._settled)
+        except PotluckError as error:
+            self._fail(str(error))
+        except Exception as error:
+            LOG.exception("event=worker_failed")
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _tend(self) -> None:
+        """End a round whose time ran out, and write down what is only in memory."""
+        with self.site.store.reading() as books:
+            current, now_s = books.rounds.current(), self.site.clock.now_s()
+            age_s = None if current is None or current.started_s is None else now_s - current.started_s
+            due = event(self.site.plan.terms, look(books, now_s), age_s) is not None
+        if due or self.presence.unsaved or self.traffic.unsaved:
+            with turn(self.site) as books:
+                self.presence.save(books)
+                self.traffic.save(books)
+
+    def _fail(self, words: str) -> None:
+        if words != self.trouble:
+            LOG.warning("event=trouble reason=%s", words)
+        self.trouble = words
+        with self._news:
+            self._news.notify_all()
+
+    def _tell(self, version: int) -> None:
+        with self._news:
+            self._settled = version
+            self._news.notify_all()
