@@ -132,14 +132,6 @@ class Compressed(NamedTuple):
     discarded: float
 
 
-class Svd(NamedTuple):
-    """U (d, p), singular values descending (p,), Vᵀ (p, k) of a sum of terms."""
-
-    u: Floats
-    sigma: Floats
-    vt: Floats
-
-
 def compress(
     terms: Sequence[LowRank],
     weights: Sequence[float] | Floats | None = None,
@@ -197,8 +189,8 @@ class LowRankSum:
         self._terms.append(term.times(weight))
         self._new_columns += term.rank
         if self._new_columns > self._limit:
-            cut, dropped = shortened(svd(self._terms, self.shape), tolerance=CHUNK_TOLERANCE)
-            self._terms = [balanced(cut)]
+            cut, dropped = shortened(self._terms, self.shape, tolerance=CHUNK_TOLERANCE)
+            self._terms = [cut]
             self._new_columns = 0
             self._dropped += dropped
 
@@ -208,59 +200,60 @@ class LowRankSum:
 
     def compressed(self, *, rank: int | None = None, energy: float | None = None) -> Compressed:
         """Return the sum cut to *rank* and *energy*; see compress."""
-        noise = np.finfo(np.float64).eps * max(1, sum(term.rank for term in self._terms))
-        cut, dropped = shortened(svd(self._terms, self.shape), rank=rank, energy=energy, tolerance=float(noise))
-        return Compressed(balanced(cut), dropped + self._dropped)
-
-
-def svd(terms: Sequence[LowRank], shape: tuple[int, int]) -> Svd:
-    """Return the singular value decomposition of the sum of *terms*, by two QRs and one small core."""
-    columns = sum(term.rank for term in terms)
-    b, at = np.empty((shape[0], columns)), np.empty((shape[1], columns))
-    place = 0
-    for term in terms:
-        b[:, place : place + term.rank] = term.b
-        at[:, place : place + term.rank] = term.a.T
-        b[:, place : place + term.rank] *= term.scale
-        place += term.rank
-    q_b, r_b = np.linalg.qr(b)
-    q_a, r_a = np.linalg.qr(at)
-    with np.errstate(over="ignore", invalid="ignore"):
-        core = r_b @ r_a.T
-    if not np.isfinite(core).all():
-        raise BadTensor(f"the product of {columns} columns of a {shape} adapter overflows", fix="leave that term out")
-    u, sigma, vt = np.linalg.svd(core, full_matrices=False)
-    return signed(q_b @ u, sigma, vt @ q_a.T)
-
-
-def signed(u: Floats, sigma: Floats, vt: Floats) -> Svd:
-    """Return the same decomposition with the largest |entry| of every column of U positive."""
-    if not u.size:
-        return Svd(u, sigma, vt)
-    largest = np.argmax(np.abs(u), axis=0)
-    sign = np.where(u[largest, np.arange(len(sigma))] < 0, -1.0, 1.0)
-    return Svd(u * sign, sigma, vt * sign[:, None])
+        noise = float(np.finfo(np.float64).eps) * max(1, sum(term.rank for term in self._terms))
+        cut, dropped = shortened(self._terms, self.shape, rank=rank, energy=energy, tolerance=noise)
+        return Compressed(cut, dropped + self._dropped)
 
 
 def shortened(
-    full: Svd, *, rank: int | None = None, energy: float | None = None, tolerance: float
-) -> tuple[Svd, float]:
-    """Return the leading part of *full* that the limits leave, and the Frobenius norm of the rest."""
+    terms: Sequence[LowRank],
+    shape: tuple[int, int],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    tolerance: float,
+) -> tuple[LowRank, float]:
+    """Return the leading singular part of the sum of *terms* as balanced factors, and the norm of the rest.
+
+    Values up to *tolerance* times the largest are cut as well: they are rounding.
+    """
     if rank is not None and rank < 0:
         raise BadSetting(f"rank is {rank}", fix="use a rank of at least 0, or none")
     if energy is not None and not 0 < energy <= 1:
         raise BadSetting(f"energy is {energy}", fix="use a share above 0 and up to 1, such as 0.9999")
-    sigma = full.sigma
+    with np.errstate(over="ignore", invalid="ignore"):
+        q_b, r_b = np.linalg.qr(stacked([(term.b, term.scale) for term in terms], shape[0]))
+        q_a, r_a = np.linalg.qr(stacked([(term.a.T, 1.0) for term in terms], shape[1]))
+        core = r_b @ r_a.T
+    if not np.isfinite(core).all():
+        raise BadTensor(f"the sum of {len(terms)} terms of {shape} overflows", fix="leave the largest out")
+    u, sigma, vt = np.linalg.svd(core, full_matrices=False)
+    keep = kept(sigma, rank=rank, energy=energy, tolerance=tolerance)
+    root = np.sqrt(sigma[:keep])
+    b, a = q_b @ (u[:, :keep] * root), (root[:, None] * vt[:keep]) @ q_a.T
+    if keep:
+        sign = np.where(b[np.argmax(np.abs(b), axis=0), np.arange(keep)] < 0, -1.0, 1.0)
+        b *= sign
+        a *= sign[:, None]
+    return LowRank(b, a), float(np.linalg.norm(sigma[keep:]))
+
+
+def stacked(factors: Sequence[tuple[Array, float]], rows: int) -> Floats:
+    """Return scale·factor for every factor (rows, rᵢ), side by side as (rows, Σrᵢ) float64."""
+    result = np.empty((rows, sum(factor.shape[1] for factor, _ in factors)))
+    place = 0
+    for factor, scale in factors:
+        part = result[:, place : place + factor.shape[1]]
+        part[:] = factor
+        part *= scale
+        place += factor.shape[1]
+    return result
+
+
+def kept(sigma: Floats, *, rank: int | None, energy: float | None, tolerance: float) -> int:
+    """Return how many of the descending *sigma* the limits leave."""
     keep = int(np.count_nonzero(sigma > tolerance * sigma[0])) if sigma.size else 0
     if energy is not None:
         tails = np.append(np.cumsum(sigma[::-1] ** 2)[::-1], 0.0)  # summed from the small end: no cancellation
         keep = min(keep, int(np.argmax(tails <= (1 - energy) * tails[0])))
-    if rank is not None:
-        keep = min(keep, rank)
-    return Svd(full.u[:, :keep], sigma[:keep], full.vt[:keep]), float(np.linalg.norm(sigma[keep:]))
-
-
-def balanced(part: Svd) -> LowRank:
-    """Return U·√Σ and √Σ·Vᵀ: both factors carry half, so a step of Adam means the same in either."""
-    root = np.sqrt(part.sigma)
-    return LowRank(part.u * root, root[:, None] * part.vt)
+    return keep if rank is None else min(keep, rank)

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from potluck.aggregation.errors import BadTensor, BadUpdate
-from potluck.aggregation.lowrank import MATRIX_DIMS, Array, LowRank
+from potluck.aggregation.lowrank import Array, LowRank
 from potluck.aggregation.updates import Update
 
 Adapter: TypeAlias = Mapping[str, LowRank]
@@ -71,9 +71,6 @@ def from_deltas(
         BadTensor: names that do not pair up, or factors that cannot be multiplied.
         BadUpdate: modules, ranks or shapes that are not the start's.
     """
-    for name, change in changes.items():
-        if change.ndim != MATRIX_DIMS:
-            raise BadTensor(f"{name} has {change.ndim} dims", fix="send matrices")
     moved = from_tensors(changes)
     scaled = {name: LowRank(term.b, term.a, start[name].scale) for name, term in moved.items() if name in start}
     if set(scaled) != set(moved):

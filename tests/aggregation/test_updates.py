@@ -1,0 +1,107 @@
+"""The innovation of an update: exact for any rank and scale, and exact for the smallest step."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters import low_rank, random_update, regauged
+from potluck.aggregation import BadUpdate, LowRank, Update
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    ranks=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    scales=st.tuples(st.sampled_from([2.0, 1.0, -0.3]), st.sampled_from([2.0, 1.0])),
+)
+def test_the_innovation_is_trained_minus_start(seed: int, ranks, scales):
+    """Trained and start may differ in rank and scale, and either may be zero."""
+    rng = np.random.default_rng(seed)
+    trained, start = (low_rank(rng, (9, 6), r, s) for r, s in zip(ranks, scales, strict=True))
+
+    delta = Update({"q": trained}, {"q": start}, 1).innovation()["q"]
+
+    np.testing.assert_allclose(delta.dense(), trained.dense() - start.dense(), atol=1e-12)
+    assert delta.rank <= sum(ranks) + abs(ranks[0] - ranks[1])
+
+
+@pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-8, 1e-12])
+def test_a_tiny_step_keeps_all_its_digits(step: float):
+    """Subtracting the products would lose −log₁₀(step) digits: at 1e-8 nothing would be left of ‖Δ‖²."""
+    rng = np.random.default_rng(1)
+    b, a = rng.normal(size=(50, 4)), rng.normal(size=(4, 40))
+    grown = b + step * rng.normal(size=b.shape)
+    step_b = grown - b  # what was really added, after rounding
+
+    delta = Update({"q": LowRank(grown, a, 3.0)}, {"q": LowRank(b, a, 3.0)}, 1).innovation()["q"]
+
+    expected = 3.0 * np.linalg.norm(step_b @ a)
+    assert abs(delta.norm() - expected) <= 1e-14 * expected
+    np.testing.assert_allclose(delta.dense(), 3.0 * step_b @ a, rtol=0, atol=1e-14 * expected)
+
+
+def test_a_frozen_factor_costs_no_columns():
+    """With one factor trained the innovation has rank r, and with neither it is zero."""
+    rng = np.random.default_rng(2)
+    start = low_rank(rng, (8, 8), 3)
+    only_b = LowRank(start.b + np.float32(1), start.a)
+
+    assert Update({"q": only_b}, {"q": start}, 1).innovation()["q"].rank == 3
+    assert Update({"q": start}, {"q": start}, 1).innovation()["q"].rank == 0
+    assert Update({"q": start}, {}, 1).innovation()["q"].rank == 3
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_gauge_changes_the_innovation(seed: int):
+    """Trained and start are matrices; which factors say so is the client's affair."""
+    rng = np.random.default_rng(seed)
+    update = random_update(rng)
+    turned = Update(
+        {name: regauged(rng, term) for name, term in update.trained.items()},
+        {name: regauged(rng, term) for name, term in update.start.items()},
+        update.examples,
+    )
+
+    for name, delta in update.innovation().items():
+        np.testing.assert_allclose(turned.innovation()[name].dense(), delta.dense(), atol=1e-10)
+
+
+def test_the_digest_is_of_the_contents():
+    """Equal contents in another memory order have one digest; any change has another."""
+    rng = np.random.default_rng(3)
+    update = random_update(rng)
+    fortran = {n: LowRank(np.asfortranarray(t.b), np.asfortranarray(t.a), t.scale) for n, t in update.trained.items()}
+    same = Update(fortran, update.start, update.examples, update.steps, update.staleness)
+    others = [
+        Update(update.trained, update.start, update.examples + 1, update.steps, update.staleness),
+        Update(update.start, update.trained, update.examples, update.steps, update.staleness),
+        Update({n: t.times(2) for n, t in update.trained.items()}, update.start, update.examples),
+    ]
+
+    assert same.digest() == update.digest()
+    assert len({one.digest() for one in (update, *others)}) == 4
+
+
+def test_an_update_survives_the_trip_between_processes():
+    """Simulations send updates between workers."""
+    update = random_update(np.random.default_rng(4))
+
+    assert pickle.loads(pickle.dumps(update)).digest() == update.digest()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda t: Update({"q": t}, {}, -1), "-1 examples"),
+        (lambda t: Update({"q": t}, {}, 1, steps=-2), "-2 steps"),
+        (lambda t: Update({"q": t}, {}, 1, staleness=-3), "staleness -3"),
+        (lambda t: Update({}, {"q": t}, 1), "such as q"),
+        (lambda t: Update({"q": t}, {"q": LowRank(t.a.T, t.b.T)}, 1), r"started as \(4, 3\) and trained as \(3, 4\)"),
+    ],
+)
+def test_an_impossible_update_is_refused(make, says):
+    """A transposed module is the likely mistake."""
+    with pytest.raises(BadUpdate, match=says):
+        make(LowRank(np.ones((3, 2)), np.ones((2, 4))))
