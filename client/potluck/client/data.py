@@ -13,7 +13,21 @@ from pathlib import Path
 from typing import Final
 
 from potluck.aggregation.errors import BadSetting, PotluckError
-from potluck.client.readers import FORMATS, READERS, BadRow, Sample
+from potluck.client.readers import FORMATS, READERS, BadRow, Part, Sample
+
+__all__ = [
+    "Dataset",
+    "NoData",
+    "Part",
+    "Preview",
+    "Sample",
+    "Skipped",
+    "Split",
+    "UnreadableData",
+    "preview",
+    "read",
+    "split",
+]
 
 MAX_FILE_BYTES: Final = 64 * 2**20
 SHORT: Final = 160  # characters of a sample in a preview

@@ -65,7 +65,7 @@ def test_training_learns_and_reports_it(model, batches):
 
     assert [stride.done for stride in told] == list(range(1, 31))
     assert told[0].total == 30
-    assert told[-1].loss < told[0].loss - 1
+    assert told[-1].loss < told[0].loss - 0.5
     assert ran.steps == 30
     assert ran.tokens == 30 * 2 * 23  # a row of 24 tokens has 23 predictions
     assert ran.loss == pytest.approx(np.mean([stride.loss for stride in told]))

@@ -58,6 +58,22 @@ def attach(model: Any, trainable: Mapping[str, LowRank], tail: Mapping[str, LowR
     return adapted
 
 
+def mount(model: Any, adapter: Mapping[str, LowRank]) -> PeftModel:  # noqa: ANN401
+    """Put *adapter* on *model*, to be used and not trained; detach undoes it.
+
+    Raises:
+        BadAdapter: it is empty, or does not fit the model.
+    """
+    terms = {name: LowRank(term.b * term.scale, term.a) for name, term in adapter.items() if term.rank}
+    if not terms:
+        raise BadAdapter("the adapter is empty: no round has been committed", fix="wait for the first version")
+    _fitting(model, terms)
+    config = product_config({name: term.rank for name, term in terms.items()})
+    adapted = get_peft_model(model, config, adapter_name=TAIL)
+    _fill(adapted, TAIL, terms)
+    return adapted.requires_grad_(requires_grad=False).eval()
+
+
 def detach(adapted: PeftModel) -> Any:  # noqa: ANN401
     """Take the adapters off and return the base model, bit for bit as it was before attach."""
     return adapted.unload()

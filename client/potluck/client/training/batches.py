@@ -66,15 +66,15 @@ def tokenize(sample: Sample, tokenizer: Any) -> Tokens:  # noqa: ANN401 - transf
     return Tokens(tuple(ids), tuple(trained))
 
 
-def pack(samples: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
+def pack(samples: Sequence[Tokens], max_tokens: int, *, rest: bool = False) -> list[list[Tokens]]:
     """Return rows of at most *max_tokens* tokens.
 
     Where everything is trained on, as in plain text, samples are laid end to end and cut, so rows are full.  A sample
     with a prompt stays whole and goes into the first row that has room, of the last BOXES_OPEN; one longer than a row
-    loses its beginning, since its end is what is learned.
+    loses its beginning, since its end is what is learned.  *rest* keeps what does not fill a last row of text.
     """
     if all(all(sample.trained) for sample in samples):
-        return _stream(samples, max_tokens)
+        return _stream(samples, max_tokens, rest=rest)
     rows: list[list[Tokens]] = []
     room: list[int] = []
     for sample in chain.from_iterable(_pieces(sample, max_tokens) for sample in samples):
@@ -159,11 +159,11 @@ def make(samples: Sequence[Sample], tokenizer: Any, *, max_tokens: int, rows: in
     return Batches(usable, max_tokens, rows, seed, tokenizer.pad_token_id or 0)
 
 
-def _stream(samples: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
-    """Lay *samples* end to end and cut them into rows; what is left over is dropped unless it is all there is."""
+def _stream(samples: Sequence[Tokens], max_tokens: int, *, rest: bool) -> list[list[Tokens]]:
+    """Lay *samples* end to end and cut them into rows; the last row is dropped if it is short and not alone."""
     ids = [token for sample in samples for token in sample.ids]
     pieces = [tuple(ids[i : i + max_tokens]) for i in range(0, len(ids), max_tokens)]
-    whole = [piece for piece in pieces if len(piece) == max_tokens] or pieces
+    whole = [piece for piece in pieces if rest or len(piece) == max_tokens] or pieces
     return [[Tokens(piece, (True,) * len(piece))] for piece in whole]
 
 

