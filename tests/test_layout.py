@@ -42,7 +42,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_the_command_line_is_light():
     """`potluck --help` must answer at once: nothing heavy is imported before a command needs it."""
-    heavy = {"torch", "grpc", "sqlalchemy", "numpy", "transformers", "pydantic"}
+    heavy = {"torch", "grpc", "sqlalchemy", "transformers", "pydantic", "rich"}
 
     assert not heavy & loaded_by("import potluck.cli.app")
 

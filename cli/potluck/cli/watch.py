@@ -1,6 +1,5 @@
 """A session, watched: progress bars where a person is looking, plain lines elsewhere, JSON for programs."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from potluck.cli.report import duration, printable
+from potluck.cli.report import duration, printable, say, show
 from potluck.client.events import (
     CheckedIn,
     GateTurned,
@@ -35,7 +34,7 @@ _QUIET = frozenset({"LEASED", "PREPARED", "OFFERING", "COMMITTING"})  # passed i
 def watching(*, as_json: bool) -> Iterator[Watch]:
     """Return what a session is to tell its events to, for as long as the block lasts."""
     if as_json:
-        yield lambda event: print(json.dumps(jsonable(event)), flush=True)
+        yield lambda event: show(jsonable(event), as_json=True)
     elif sys.stdout.isatty():
         with _bars() as watch:
             yield watch
@@ -45,10 +44,10 @@ def watching(*, as_json: bool) -> Iterator[Watch]:
 
 def jsonable(event: Happening) -> dict[str, Any]:
     """Return *event* as plain JSON values; its kind is under "event"."""
-    return {"event": type(event).__name__.lower(), **{f.name: _plain(getattr(event, f.name)) for f in fields(event)}}
+    return {"event": type(event).__name__.lower(), **{f.name: plain(getattr(event, f.name)) for f in fields(event)}}
 
 
-def sentence(event: Happening) -> str:  # noqa: PLR0911 - one line for each kind of event
+def sentence(event: Happening) -> str:  # noqa: C901, PLR0911 - one line for each kind of event
     """Return *event* in words, or nothing where a person need not know."""
     match event:
         case Moved(state=state, round=round_, reason=reason):
@@ -103,9 +102,9 @@ def _say(event: Happening) -> None:
     """Print one line; of progress only the last."""
     if isinstance(event, Progressed):
         if event.done >= event.total:
-            print(f"{event.phase.value}: done ({event.total})", flush=True)
+            say(f"{event.phase.value}: done ({event.total})")
     elif words := sentence(event):
-        print(*map(printable, words.split("\n")), sep="\n", flush=True)
+        say(*words.split("\n"))
 
 
 def _clock(seconds: float) -> str:
@@ -113,12 +112,12 @@ def _clock(seconds: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
+def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
     """Return *value* with bytes as hex, enums by name, and dataclasses as objects."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Enum):
         return value.name
     if hasattr(value, "__dataclass_fields__"):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     return value

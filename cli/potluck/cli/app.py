@@ -1,0 +1,256 @@
+"""The command line: what each verb is called and takes.  What it does is in the module that it calls."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from potluck.aggregation.errors import PotluckError
+from potluck.cli.durations import seconds
+from potluck.cli.report import fail
+
+app = typer.Typer(
+    name="potluck",
+    help="Train a model together; everyone's text stays at home.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--folder", help="The coordinator's folder; found by itself where there is one here.")
+]
+OPERATOR, VOLUNTEER, ANYBODY = "Host a run", "Take part", "Use what came out"
+
+
+class MissingExtra(PotluckError):
+    """An optional package is needed and not installed."""
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn a missing optional package into advice; a missing module of our own stays a bug."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("potluck"):
+            raise
+        raise MissingExtra(
+            f"this command needs {missing.name}, which is not installed", fix=f"pip install 'potluck[{extra}]'"
+        ) from None
+
+
+@app.command(rich_help_panel=ANYBODY)
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where it works; made anew each time.")] = Path("potluck-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Show it all on this machine: one coordinator, four volunteers, a real model; about ten minutes."""
+    with needs("client"):
+        from potluck.cli.demonstration import show_demo
+
+        show_demo(folder, as_json=as_json)
+
+
+@app.command(rich_help_panel=OPERATOR)
+def host(
+    recipe: Annotated[Path, typer.Argument(help="The run's recipe, a TOML file.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the run lives; by default ./potluck-NAME, after the run's name.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address and port to listen on.")] = "0.0.0.0:8470",
+    address: Annotated[
+        list[str] | None, typer.Option(help="host:port that volunteers reach it at; may be given four times.")
+    ] = None,
+    database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Host a run: one process, one file of settings.  Ctrl-C ends it; nothing is lost."""
+    from potluck.cli.hosting import Hosting, run_host
+
+    run_host(Hosting(recipe, folder, listen, tuple(address or ()), database), as_json=as_json)
+
+
+@app.command(rich_help_panel=OPERATOR)
+def invite(
+    folder: RunFolder = None,
+    uses: Annotated[int, typer.Option(min=1, help="How many volunteers may join with it.")] = 1,
+    expires: Annotated[
+        float, typer.Option(parser=seconds, metavar="TIME", help="Good for so long: 90m, 12h, 7d.")
+    ] = "7d",  # type: ignore[assignment]  # typer parses the default too
+    address: Annotated[list[str] | None, typer.Option(help="host:port; by default as the host told last.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an invite: one line of text that lets volunteers in."""
+    from potluck.cli.operating import make_invite
+
+    make_invite(folder, uses=uses, expires_s=expires, addresses=tuple(address or ()), as_json=as_json)
+
+
+@app.command(rich_help_panel=OPERATOR)
+def rollback(
+    version: Annotated[int, typer.Argument(min=0, help="The version to go back to.")],
+    folder: RunFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier version the present one again, as a new version."""
+    from potluck.cli.operating import roll_back
+
+    roll_back(folder, version, as_json=as_json)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def join(
+    invite: Annotated[str, typer.Argument(help="The invite, or a file that holds it; none: go on.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Your text: a file, or a folder.")] = None,
+    name: Annotated[str, typer.Option(help="What the operator may call you.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the card without being asked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join a run, or go on with it: checks, shows what leaves and what never leaves, asks, then works."""
+    with needs("client"):
+        from potluck.cli.joining import Joining, run_join
+
+        run_join(Joining(invite, data, name, yes=yes), as_json=as_json)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def status(folder: RunFolder = None, as_json: AsJson = False) -> None:
+    """Say what is going on, why, and until when: a volunteer's own, or a coordinator's with --folder."""
+    if folder is not None:
+        from potluck.cli.operating import show_status
+
+        show_status(folder, as_json=as_json)
+        return
+    with needs("client"):
+        from potluck.cli.owner import show_own_status
+
+        show_own_status(as_json=as_json)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def pause(
+    span: Annotated[
+        float | None,
+        typer.Argument(parser=seconds, metavar="[TIME]", help="For so long: 15m, 2h; none: until resumed."),
+    ] = None,
+) -> None:
+    """Stop computing at the next step and free the memory; finished updates are still sent."""
+    with needs("client"):
+        from potluck.cli.owner import pause as run
+
+        run(span)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def resume() -> None:
+    """Go on after a pause."""
+    with needs("client"):
+        from potluck.cli.owner import resume as run
+
+        run()
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def finish() -> None:
+    """Take no more work, deliver what is under way, then stop."""
+    with needs("client"):
+        from potluck.cli.owner import finish as run
+
+        run()
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def leave(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove key, receipts and work from this machine.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Leave the run: what is not combined yet is dropped, the coordinator forgets you from now on."""
+    with needs("client"):
+        from potluck.cli.owner import leave as run
+
+        run(purge=purge, yes=yes)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
+def history(
+    folder: RunFolder = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many lines.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List your receipts, or with --folder a coordinator's versions and what each client gave."""
+    if folder is not None:
+        from potluck.cli.operating import show_history
+
+        show_history(folder, limit, as_json=as_json)
+        return
+    with needs("client"):
+        from potluck.cli.owner import show_own_history
+
+        show_own_history(limit, as_json=as_json)
+
+
+@app.command(name="try", rich_help_panel=ANYBODY)
+def try_(
+    prompt: Annotated[str, typer.Argument(help="What to say to both.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="A release folder; by default the shared adapter of the run you are in.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, max=2048, help="Longest answer, in tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest word.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Put one prompt to the base model and to the shared adapter, side by side."""
+    with needs("client"):
+        from potluck.cli.using import Asking, try_both
+
+        try_both(Asking(prompt, adapter, tokens, temperature), as_json=as_json)
+
+
+@app.command(rich_help_panel=ANYBODY)
+def export(
+    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    format: Annotated[str, typer.Option("--format", help="peft (an adapter) or merged (a whole model).")] = "peft",  # noqa: A002
+    adapter: Annotated[
+        Path | None, typer.Option(help="A release folder; by default the shared adapter of the run you are in.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the shared adapter for other programs: a PEFT folder, or the base model with it merged in."""
+    with needs("client"):
+        from potluck.cli.using import export_to
+
+        export_to(to, format, adapter, as_json=as_json)
+
+
+@app.command(rich_help_panel=ANYBODY)
+def verify(
+    path: Annotated[Path, typer.Argument(help="A release folder, or a log.jsonl.")],
+    coordinator: Annotated[str, typer.Option(help="The coordinator's id that it must be signed by.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check that a release, or a round log, is whole and who signed it."""
+    from potluck.cli.verifying import run_verify
+
+    run_verify(path, coordinator, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line.  Exit 0 done, 1 the user can fix it, 2 wrong usage, 70 our bug."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
+    try:
+        app()
+    except PotluckError as error:
+        sys.exit(fail(error))
+    except Exception:  # noqa: BLE001 - the only one in the program
+        traceback.print_exc()
+        sys.exit(70)

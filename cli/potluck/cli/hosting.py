@@ -1,0 +1,191 @@
+"""The operator's commands."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from potluck.cli.app import needs
+from potluck.cli.operating import remember, summary
+from potluck.cli.report import say, show, warn
+from potluck.coordinator.desk import Status
+from potluck.coordinator.server import Coordinator
+from potluck.wire.recipe import Recipe
+
+MODEL_FILE: Final = "model.json"
+FIRST_USES: Final = 10
+EVERYWHERE: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared with, not bound to
+TICK_S: Final = 0.5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What `potluck host` was asked for."""
+
+    recipe: Path
+    folder: Path | None
+    listen: str
+    addresses: tuple[str, ...]
+    database: str | None
+
+
+def run_host(asked: Hosting, *, as_json: bool) -> None:
+    """Host a run until a signal ends it."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    written = Recipe.read(asked.recipe)
+    folder = asked.folder or Path(f"potluck-{written.run.name.lower().replace(' ', '-')}")
+    recipe = written if written.complete else filled_in(written, folder, quiet=as_json)
+    coordinator = Coordinator.open(folder, recipe, database_url=asked.database)
+    try:
+        port = coordinator.listen(asked.listen)
+        addresses = asked.addresses or (reachable(asked.listen, port),)
+        remember(folder, addresses, asked.database)
+        first = not coordinator.desk.invites.all()
+        token = coordinator.invite(addresses, uses=FIRST_USES) if first else ""
+        announce(coordinator.status(), folder, addresses, token, as_json=as_json)
+        with stopping() as stopped:
+            watch(coordinator, folder, stopped, as_json=as_json)
+    finally:
+        coordinator.stop()
+    if not as_json:
+        say("stopped; the same command goes on where it was")
+
+
+def watch(coordinator: Coordinator, folder: Path, stopped: threading.Event, *, as_json: bool) -> None:
+    """Tell what changes until *stopped*."""
+    seen: tuple[object, ...] = ()
+    version, trouble = coordinator.status().version, ""
+    while not stopped.wait(TICK_S):
+        now = coordinator.status()
+        if now.version > version:
+            version = now.version
+            tell_version(now, folder, as_json=as_json)
+        state = (now.round, now.received, now.members, now.leases, now.paused)
+        if state != seen:
+            seen = state
+            tell_state(now, as_json=as_json)
+        if coordinator.trouble and coordinator.trouble != trouble:
+            warn(f"a round cannot be combined: {coordinator.trouble}")
+        trouble = coordinator.trouble
+        if not coordinator.in_charge:
+            warn("another coordinator has taken over this run; this one stops")
+            return
+
+
+def announce(now: Status, folder: Path, addresses: tuple[str, ...], token: str, *, as_json: bool) -> None:
+    """Say that the run can be joined."""
+    if as_json:
+        show(
+            {
+                "event": "listening",
+                "run": now.run_name,
+                "coordinator_id": now.coordinator_id,
+                "folder": str(folder),
+                "addresses": list(addresses),
+                "version": now.version,
+                "invite": token,
+            },
+            as_json=True,
+        )
+        return
+    say(f"hosting {now.run_name!r} at {', '.join(addresses)}, version {now.version}, in {folder}")
+    if token:
+        say(f"an invite for {FIRST_USES} volunteers, good for 7 days:", "", f"  potluck join {token} --data FOLDER", "")
+    say("another invite: potluck invite        where it stands: potluck status --folder " + str(folder))
+    say("Ctrl-C ends it; nothing is lost", "")
+
+
+def tell_version(now: Status, folder: Path, *, as_json: bool) -> None:
+    """Tell that there is a new version."""
+    made = now.versions[0]
+    release = folder / "releases" / f"v{now.version:04d}"
+    if as_json:
+        facts = {
+            "event": "version",
+            "version": now.version,
+            "contributors": made.contributors,
+            "examples": made.examples,
+            "loss_before": made.loss_before,
+            "loss_after": made.loss_after,
+            "truncation": made.truncation,
+            "adapter": made.adapter_digest.hex(),
+            "release": str(release),
+            "bytes_in": now.bytes_in,
+            "bytes_out": now.bytes_out,
+        }
+        show(facts, as_json=True)
+        return
+    losses = f", their own held-out loss {made.loss_before:.3f} → {made.loss_after:.3f}" if made.loss_after else ""
+    say(f"version {now.version}: {made.contributors} volunteers, {made.examples} examples{losses}; {release}")
+    if now.done:
+        say("that was the last version: the run is done. Volunteers who come by are told; Ctrl-C ends it")
+
+
+def tell_state(now: Status, *, as_json: bool) -> None:
+    """Tell where the open round is."""
+    if as_json:
+        show({"event": "round", **summary(now)}, as_json=True)
+    elif now.round is not None and not now.done:
+        say(
+            f"round {now.round}: {now.received} of {now.cohort} updates in, {now.leases} being made, "
+            f"{now.members} volunteers" + (" · paused" if now.paused else "")
+        )
+
+
+def filled_in(recipe: Recipe, folder: Path, *, quiet: bool) -> Recipe:
+    """Return *recipe* with its base model pinned: as this folder has it already, or from the model itself."""
+    kept = folder / MODEL_FILE
+    asked = {"base": recipe.model.base, "revision": recipe.model.revision, "targets": list(recipe.adapter.targets)}
+    if kept.exists():
+        found = json.loads(kept.read_text("utf-8"))
+        if found["asked"] == asked:
+            model = recipe.model.model_validate_json(json.dumps(found["model"]))
+            return recipe.model_copy(update={"model": model})
+    with needs("client"):
+        from potluck.client.home import Home
+        from potluck.client.training.completing import completed
+
+        whole = completed(recipe, Home.of_user(os.environ).cache, lambda words: None if quiet else say(words))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"asked": asked, "model": whole.model.model_dump(mode="json")}), "utf-8")
+    return whole
+
+
+def reachable(listen: str, port: int) -> str:
+    """Return the address that volunteers on this network can reach; connects a datagram socket and sends nothing."""
+    host = listen.rpartition(":")[0]
+    if host not in EVERYWHERE:
+        return f"{host}:{port}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address that documentation may use; only the route is asked for
+            return f"{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"127.0.0.1:{port}"
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Return an event that the first Ctrl-C or TERM sets; the second Ctrl-C ends the program at once."""
+    stopped = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stopped.is_set():
+            sys.exit(130)
+        stopped.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
