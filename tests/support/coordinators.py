@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripted import Volunteer
-
 from potluck.coordinator.server import Coordinator
 from potluck.coordinator.steps import OnStep, no_step
 from potluck.wire.recipe import Recipe
+from scripted import Volunteer
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A volunteer that follows a script: the real stubs over the real TLS, fixed deltas, no torch."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +49,6 @@ def recipe(**tables: Mapping[str, object]) -> Recipe:
     }
     for name, table in tables.items():
         whole[name] = whole.get(name, {}) | dict(table)
-    import json
 
     return Recipe.parse(json.dumps(whole))
 

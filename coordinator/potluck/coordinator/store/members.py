@@ -59,24 +59,20 @@ class Members:
 
     def contributions(self) -> tuple[Contribution, ...]:
         """Return what every client has given, the largest first."""
-        credit = dict(
-            self.session.execute(
-                select(CreditRow.client_id, func.sum(CreditRow.amount)).group_by(CreditRow.client_id)
-            ).tuples()
+        sums = select(CreditRow.client_id, func.sum(CreditRow.amount)).group_by(CreditRow.client_id)
+        counts = (
+            select(UpdateRow.client_id, func.count())
+            .where(UpdateRow.state == str(UpdateState.COUNTED))
+            .group_by(UpdateRow.client_id)
         )
-        counted = dict(
-            self.session.execute(
-                select(UpdateRow.client_id, func.count())
-                .where(UpdateRow.state == str(UpdateState.COUNTED))
-                .group_by(UpdateRow.client_id)
-            ).tuples()
-        )
+        credit = {client_id: int(amount) for client_id, amount in self.session.execute(sums)}
+        counted = {client_id: int(count) for client_id, count in self.session.execute(counts)}
         found = [
             Contribution(
                 row.client_id,
                 row.name,
                 Standing(row.standing),
-                int(credit.get(row.client_id, 0)),
+                credit.get(row.client_id, 0),
                 counted.get(row.client_id, 0),
                 row.seen_s,
             )

@@ -39,7 +39,7 @@ class Versions:
 
     def blobs(self) -> frozenset[bytes]:
         """Return the digests of all blobs that versions need."""
-        found = self.session.execute(select(VersionRow.checkpoint_digest, VersionRow.adapter_digest)).tuples()
+        found = self.session.execute(select(VersionRow.checkpoint_digest, VersionRow.adapter_digest))
         return frozenset(digest for pair in found for digest in pair if digest)
 
 
