@@ -49,3 +49,7 @@ class BadReceipt(PotluckError):
 
 class Interrupted(PotluckError):
     """The owner asked the program to stop; everything durable is on the disk."""
+
+
+class Leaving(PotluckError):
+    """The owner asked to leave the run."""

@@ -37,8 +37,7 @@ class Home:
     def of_user(cls, environment: Mapping[str, str]) -> Self:
         """Return the user's home: POTLUCK_HOME and POTLUCK_CACHE, or the system's usual places."""
         folder = environment.get("POTLUCK_HOME") or platformdirs.user_data_dir("potluck", appauthor=False)
-        cache = environment.get("POTLUCK_CACHE") or platformdirs.user_cache_dir("potluck", appauthor=False)
-        return cls.at(Path(folder).expanduser(), Path(cache).expanduser())
+        return cls.at(Path(folder).expanduser(), cache_of_user(environment))
 
     @property
     def key(self) -> Path:
@@ -121,6 +120,12 @@ class Home:
                     continue
                 shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         (self.folder / "lock").unlink(missing_ok=True)
+
+
+def cache_of_user(environment: Mapping[str, str]) -> Path:
+    """Return where the user's base models are: POTLUCK_CACHE, or the system's usual place."""
+    cache = environment.get("POTLUCK_CACHE") or platformdirs.user_cache_dir("potluck", appauthor=False)
+    return Path(cache).expanduser()
 
 
 def store(data: bytes, path: Path) -> None:

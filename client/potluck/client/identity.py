@@ -18,14 +18,14 @@ from potluck.wire.envelopes import peer_id, public_bytes
 
 _LOG = logging.getLogger(__name__)
 
-FIRST: Final = (
+FIRST: Final = (  # noqa: SIM905 - a list literal would take a line for each word
     "amber brave calm dapper eager fair gentle happy ivory jolly keen lively mellow noble olive plucky quiet rosy "
     "sunny tidy upbeat vivid warm young zesty bold crisp dusky fresh golden hardy indigo"
-).split()  # noqa: SIM905 - a list literal would take a line for each word
-SECOND: Final = (
+).split()
+SECOND: Final = (  # noqa: SIM905
     "apricot basil cherry dill endive fennel ginger hazel iris juniper kale lemon mango nutmeg okra pepper quince "
     "radish saffron thyme umami vanilla walnut yam zucchini almond barley clove date fig grape honey"
-).split()  # noqa: SIM905
+).split()
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _SHORT: Final = 6
 

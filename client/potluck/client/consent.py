@@ -1,0 +1,134 @@
+"""The consent card: what a volunteer agrees to, as values, and as lines in plain words.
+
+It promises nothing that this version does not do: no secure aggregation, no differential privacy.
+"""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+
+from potluck.aggregation import encode
+from potluck.client.identity import display
+from potluck.wire.recipe import Recipe
+from potluck.wire.tensors import Manifest
+
+NEVER_LEAVES: Final = (
+    "your text, and anything that quotes it",
+    "names of files and folders",
+    "tokens, and what the model answers to them",
+    "your key, and everything else on this machine",
+)
+ALSO_SEEN: Final = (
+    "your IP address, when you are there and how fast, the name you give, how much text you have (rounded down to a "
+    "power of two)"
+)
+MIND: Final = (
+    "the coordinator can read each update by itself: this version has no secure aggregation and no differential "
+    "privacy. Numbers that come from your text can reveal something about it to somebody who tries hard. "
+    "Do not take part with text that must stay secret"
+)
+WITHDRAW: Final = (
+    "`potluck leave`, at any time: updates not yet combined are dropped; those in a published version cannot be taken "
+    "out of it"
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one round asks of this machine."""
+
+    download_bytes: int  # of the base model, where it is not here yet
+    ram_bytes: int
+    minutes: float | None  # for a round; None: not measured yet
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ConsentCard:
+    """All that a volunteer should know before saying yes."""
+
+    run_name: str
+    purpose: str
+    coordinator: str  # two words and a short id
+    coordinator_id: str
+    addresses: tuple[str, ...]
+    members: int
+    model: str
+    model_licence: str
+    adapter_licence: str
+    tensors: int  # that leave, in one update
+    numbers: int  # in them
+    update_bytes: int  # about, as they travel
+    adapter_bytes: int  # of the shared adapter that is downloaded each round
+    estimate: Estimate
+    data_path: str  # where the text is; read only
+    versions: int  # last version; 0: no end
+    more: str  # the operator's own words
+    recipe_digest: bytes
+
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """Return the card as (heading, text) in the order to read it."""
+        until = f"version {self.versions} of the shared adapter" if self.versions else "it is stopped: no end is set"
+        return (
+            ("Run", f"{self.run_name}: {self.purpose or 'no purpose is stated'}"),
+            ("Run by", f"{self.coordinator} at {', '.join(self.addresses)}; {self.members} members so far"),
+            ("Base model", f"{self.model}, licence: {self.model_licence or 'not stated'}"),
+            ("Result", f"an adapter that anyone may download, licence: {self.adapter_licence}"),
+            ("What leaves, each round", self._leaves()),
+            ("What they also see", ALSO_SEEN),
+            ("What never leaves", "; ".join(NEVER_LEAVES)),
+            ("Mind", MIND),
+            ("Your text", f"{self.data_path}: read, never changed"),
+            ("This machine", self._machine()),
+            ("Until", until),
+            *((("They also say", self.more),) if self.more else ()),
+            ("Withdraw", WITHDRAW),
+        )
+
+    def _leaves(self) -> str:
+        """Say what is in an update."""
+        return (
+            f"{self.tensors} tensors with {self.numbers:,} numbers, about {_size(self.update_bytes)}: how training "
+            "changed the adapter; how many examples, tokens and steps it took; two loss numbers"
+        )
+
+    def _machine(self) -> str:
+        """Say what a round asks of the machine."""
+        need = self.estimate
+        minutes = "not measured yet" if need.minutes is None else f"about {need.minutes:.0f} minutes"
+        return (
+            f"{_size(need.download_bytes)} to download once and {_size(self.adapter_bytes)} each round; "
+            f"about {_size(need.ram_bytes)} of memory; time for a round: {minutes}"
+        )
+
+
+def update_bytes(recipe: Recipe) -> int:
+    """Return about how many bytes one update takes: noise, which compresses worst, through the recipe's codec."""
+    rng = np.random.default_rng(0)
+    manifest = Manifest.of_update(recipe.modules(), recipe.adapter.rank)
+    tensors = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in manifest.entries}
+    return len(encode(tensors, recipe.codec.name))
+
+
+def rough_estimate(recipe: Recipe) -> Estimate:
+    """Return a guess from the recipe alone: the matrices that get adapters are most of a model.
+
+    Half again for the rest of the model, 4 bytes a number; the download is unknown and counted as 0.
+    """
+    numbers = sum(d * k for d, k in recipe.modules().values())
+    return Estimate(download_bytes=0, ram_bytes=int(numbers * 1.5 * 4), minutes=None)
+
+
+def coordinator_words(coordinator_id: str) -> str:
+    """Return the short name of a coordinator, the same on every volunteer's screen."""
+    return display(coordinator_id)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes for people."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

@@ -1,0 +1,111 @@
+"""Everything that one session works with, and the one way in which it changes a task."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from potluck.client.clock import Clock
+from potluck.client.events import Happening, Moved, When
+from potluck.client.home import Home
+from potluck.client.identity import Identity
+from potluck.client.link import ABORT, Link
+from potluck.client.lookout import Lookout
+from potluck.client.outbox.store import Outbox
+from potluck.client.records import Membership, Task, Terms
+from potluck.client.tasks import Event, TaskState, after
+from potluck.client.transfer import Transfers
+from potluck.client.work import Trainer
+from potluck.wire.envelopes import Purpose, Serialisable, sign
+from potluck.wire.recipe import Recipe
+from potluck.wire.refusals import Refusal
+from potluck.wire.tensors import Manifest
+from potluck.wire.v1.envelope_pb2 import Envelope
+from potluck.wire.v1.work_pb2 import AbortRequest
+
+REASON_CHARACTERS = 200
+
+
+@final
+@dataclass(slots=True)
+class Station:
+    """Parts, wired once by the session."""
+
+    home: Home
+    outbox: Outbox
+    identity: Identity
+    membership: Membership
+    recipe: Recipe
+    trainer: Trainer
+    clock: Clock
+    rng: np.random.Generator
+    lookout: Lookout
+    link: Link
+    tell: Callable[[Happening], None]
+    on_state: Callable[[TaskState, When], None]
+    transfers: Transfers = field(init=False)
+    manifest: Manifest = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.transfers = Transfers(self.link, self.identity, self.clock)
+        self.manifest = Manifest.of_update(self.recipe.modules(), self.recipe.adapter.rank)
+
+    @property
+    def data(self) -> Path:
+        """The owner's text."""
+        return Path(self.membership.data_path)
+
+    def signed(self, purpose: Purpose, message: Serialisable) -> Envelope:
+        """Return *message* in an envelope for this run's coordinator."""
+        return sign(self.identity.key, purpose, self.membership.coordinator_id, message)
+
+    def move(self, task: Task, happened: Event, *, reason: str = "", upload_id: bytes = b"") -> None:
+        """Move *task* along, durably."""
+        with self.entering(task.terms, after(task.state, happened), reason):
+            self.outbox.move(task.lease_id, happened, reason=reason, upload_id=upload_id)
+
+    @contextmanager
+    def entering(self, terms: Terms, state: TaskState, reason: str = "") -> Iterator[None]:
+        """Let watchers see both sides of the transaction that takes a task to *state*."""
+        self.on_state(state, When.BEFORE)
+        yield
+        self.on_state(state, When.AFTER)
+        self.lookout.say(f"round {terms.round}: {state.value}")
+        self.tell(Moved(terms.lease_id, terms.round, terms.version, state, reason))
+
+    def drop(self, task: Task, reason: str, *, give_back: bool) -> None:
+        """End *task* without an update; *give_back*: tell the coordinator, if it can be reached."""
+        self.move(task, Event.DROPPED, reason=reason)
+        self.clean(task)
+        if give_back:
+            self.abort(task.lease_id, reason)
+
+    def abort(self, lease_id: bytes, reason: str) -> None:
+        """Give a lease back; if that fails, the coordinator sends the lease again and it is given back then."""
+        request = AbortRequest(lease_id=lease_id, reason=reason[:REASON_CHARACTERS])
+        try:
+            self.link.call(ABORT, self.signed(Purpose.ABORT, request))
+        except Refusal:
+            return
+
+    def clean(self, task: Task) -> None:
+        """Remove the files of a task that is over."""
+        self.home.drop_task(task.lease_id)
+        if task.sealed is not None:
+            self.home.blob(task.sealed.digest).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove files that no open task needs and a crash left behind; keep the newest adapter."""
+        open_tasks, newest = self.outbox.open_tasks(), self.outbox.tasks(limit=1)
+        needed = {task.terms.adapter_digest.hex() for task in (*open_tasks, *newest)}
+        needed |= {task.sealed.digest.hex() for task in open_tasks if task.sealed is not None}
+        for path in self.home.blobs.iterdir():
+            if path.name.removesuffix(".partial") not in needed:
+                path.unlink()
+        leases = {task.lease_id for task in open_tasks}
+        for folder in self.home.tasks.iterdir():
+            if folder.name not in {lease_id.hex() for lease_id in leases}:
+                self.home.drop_task(bytes.fromhex(folder.name))

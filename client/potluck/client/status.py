@@ -1,0 +1,81 @@
+"""What `potluck status` and `potluck history` show, read from any process."""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+from potluck.client.gate import Reason
+from potluck.client.home import Home
+from potluck.client.identity import identity_at
+from potluck.client.outbox.store import Outbox
+from potluck.client.records import Control, KeptReceipt, Membership, Task, Traffic
+
+RECENT: Final = 5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where this home stands."""
+
+    running: bool
+    pid: int  # of the running process; 0 if none
+    client_id: str  # empty before the first join
+    display: str
+    membership: Membership | None
+    control: Control
+    activity: str  # what it does, why, until when; as the running process said last
+    reasons: tuple[str, ...]  # why the gate is shut, in words; empty: open
+    next_check_in_unix_s: float | None
+    tasks: tuple[Task, ...]  # not over yet; what is delivered next comes first
+    receipts: tuple[KeptReceipt, ...]  # the last few, newest first
+    updates: int  # receipts in all
+    credit: int  # in examples, in all
+    traffic: Traffic
+
+
+def status_of(home: Home) -> Status:
+    """Return where *home* stands; changes nothing and waits for nobody."""
+    running = home.in_use
+    outbox = Outbox.open(home.outbox)
+    try:
+        now = outbox.now()
+        updates, credit = outbox.credit()
+        identity = identity_at(home.key) if home.key.exists() else None
+        return Status(
+            running=running,
+            pid=now.pid if running else 0,
+            client_id="" if identity is None else identity.client_id,
+            display="" if identity is None else identity.display,
+            membership=outbox.membership(),
+            control=outbox.control(),
+            activity=now.activity if running else "not running",
+            reasons=tuple(Reason[name].value for name in now.reasons) if running else (),
+            next_check_in_unix_s=now.next_check_in_unix_s if running else None,
+            tasks=outbox.open_tasks(),
+            receipts=outbox.receipts(RECENT),
+            updates=updates,
+            credit=credit,
+            traffic=outbox.traffic(),
+        )
+    finally:
+        outbox.close()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened in this home, newest first."""
+
+    receipts: tuple[KeptReceipt, ...]
+    tasks: tuple[Task, ...]  # with the reason of those that were dropped
+    updates: int
+    credit: int
+
+
+def history_of(home: Home, limit: int = 100) -> History:
+    """Return the last *limit* receipts and tasks of *home*."""
+    outbox = Outbox.open(home.outbox)
+    try:
+        return History(outbox.receipts(limit), outbox.tasks(limit), *outbox.credit())
+    finally:
+        outbox.close()
