@@ -151,10 +151,10 @@ def filled_in(recipe: Recipe, folder: Path, *, quiet: bool) -> Recipe:
             model = recipe.model.model_validate_json(json.dumps(found["model"]))
             return recipe.model_copy(update={"model": model})
     with needs("client"):
-        from potluck.client.home import Home
+        from potluck.client.home import cache_of_user
         from potluck.client.training.completing import completed
 
-        whole = completed(recipe, Home.of_user(os.environ).cache, lambda words: None if quiet else say(words))
+        whole = completed(recipe, cache_of_user(os.environ), lambda words: None if quiet else say(words))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept.write_text(json.dumps({"asked": asked, "model": whole.model.model_dump(mode="json")}), "utf-8")
     return whole

@@ -70,7 +70,7 @@ def start(name: str, module: Sequence[str], *, log: Path, env: Mapping[str, str]
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own modules only
             [sys.executable, "-m", *module],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
