@@ -285,7 +285,7 @@ def test_limits_hold_before_anything_is_allocated(codec: str, limits: Limits, sa
         (lambda x: encode({"": x}, "fp32"), BadTensor, "under the name ''"),
         (lambda x: encode({"__metadata__": x}, "fp32"), BadTensor, "__metadata__"),
         (lambda x: encode({"x": x}, "int9"), UnknownName, "int9"),
-        (lambda x: encode({"x": x}, "int8", blok=64), UnknownName, "blok"),
+        (lambda x: encode({"x": x}, "int8", blocks=64), UnknownName, "blocks"),
         (lambda x: encode({"x": x}, "int8", block=7), BadSetting, "block is 7"),
     ],
 )

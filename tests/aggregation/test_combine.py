@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_number_of_updates():
 
 
 def test_a_single_round_from_a_common_start_is_fedex():
-    """W₀ + G is FedEx's effective weight: W₀ + s·B̄Ā + s·(Σ wᵢBᵢAᵢ − B̄Ā), Singhal et al. 2024, eq. 7."""
+    """W₀ + G is FedEx's effective weight: W₀ + s·B̄Ā + s·(Σ wᵢBᵢAᵢ − B̄Ā), Singhal et al. 2024."""
     rng = np.random.default_rng(12)
     start = low_rank(rng, (12, 9), 3, scale=2.0)
     trained = [trained_from(rng, start) for _ in range(4)]
@@ -313,7 +313,7 @@ def test_a_settings_name_reaches_the_stage_that_has_it():
     ("options", "error", "says", "fix"),
     [
         ({"rule": "maen"}, UnknownName, "'maen'", "'mean'"),
-        ({"weights": ("exmples",)}, UnknownName, "'exmples'", "'examples'"),
+        ({"weights": ("examplez",)}, UnknownName, "'examplez'", "'examples'"),
         ({"weights": "examples"}, BadSetting, "'examples'", "tuple"),
         ({"outer": "adam"}, UnknownName, "'adam'", "fedavg"),
         ({"settings": {"etta": 1.0}}, UnknownName, "'etta'", "'eta'"),

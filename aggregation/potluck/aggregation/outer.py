@@ -52,7 +52,7 @@ class FedAvg:
 class FedAvgM:
     """m ← β·m + Δ; x ← x + η·m.
 
-    Source: Hsu, Qi and Brown 2019, §4, arXiv:1909.06335.
+    Source: Hsu, Qi and Brown 2019, arXiv:1909.06335.
     """
 
     eta: float = 1.0

@@ -42,7 +42,7 @@ class Mean:
     not decay.
 
     Source: the weighted mean of McMahan et al. 2017, Algorithm 1, arXiv:1602.05629, on products; in one round from a
-    common start it is the effective weight of FedEx-LoRA, Singhal et al. 2024, eq. 7, arXiv:2410.09432.
+    common start it is the effective weight of FedEx-LoRA, Singhal et al. 2024, arXiv:2410.09432.
     """
 
     def __call__(self, cohort: Cohort) -> Iterator[Combined]:
@@ -64,7 +64,7 @@ class FedIT:
     Its product s·B̄·Ā is not the mean of the products, and depends on the gauge: (B, A) and (−B, −A) are the same
     matrix and average to zero.  The error is Σ cᵢ·(Bᵢ − B̄)(Aᵢ − Ā).  All clients need one rank and one scale.
 
-    Source: Zhang et al. 2023, §3.2, arXiv:2305.05644.
+    Source: Zhang et al. 2023, arXiv:2305.05644.
 
     Raises:
         BadUpdate: two updates differ in rank or scale.

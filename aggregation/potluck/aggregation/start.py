@@ -63,7 +63,7 @@ class Continue:
 class Orthonormal:
     """B₀ = U_r·Σ_r / s and A₀ = V_rᵀ: rows of A have length one, so a gradient of B is bounded by the layer's own.
 
-    Source: the initial factors of Yan et al. 2025 (FedSVD), §3, arXiv:2505.12805.
+    Source: the initial factors of FedSVD, 2025, arXiv:2505.12805.
     """
 
     def published(self, master: LowRank) -> LowRank:
@@ -79,7 +79,7 @@ class Orthonormal:
 class Fresh:
     """B₀ = 0 and A₀ random: the whole master is frozen.  Wants many local steps, some 50 or more.
 
-    Source: Wang et al. 2024 (FLoRA), §3.2 (re-initialised factors each round), arXiv:2409.05976.
+    Source: Wang et al. 2024 (FLoRA, re-initialised factors each round), arXiv:2409.05976.
     """
 
     def published(self, master: LowRank) -> LowRank:
@@ -98,7 +98,7 @@ INITS: Final[Mapping[str, Callable[[], Init]]] = MappingProxyType(
 def scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
     """Return s = α/r, or α/√r for rank-stabilised LoRA: the factor between B·A and what is added to the weight.
 
-    Source: Hu et al. 2021, §4.1, arXiv:2106.09685; Kalajdzievski 2023, eq. 6, arXiv:2312.03732.
+    Source: Hu et al. 2021, §4.1, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732.
 
     Raises:
         BadSetting: rank below 1, or alpha not positive and finite.

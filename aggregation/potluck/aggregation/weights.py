@@ -45,7 +45,7 @@ class Staleness:
     The weights of a round are divided by their sum, so staleness shifts weight from late updates to fresh ones.
     FedBuff divides by the number of updates instead, which also shrinks the step of a round that is late as a whole.
 
-    Source: Nguyen et al. 2022, §5 (polynomial staleness), arXiv:2106.06639; Xie et al. 2019, §5, arXiv:1903.03934.
+    Source: Nguyen et al. 2022 (FedBuff, polynomial staleness), arXiv:2106.06639; Xie et al. 2019, arXiv:1903.03934.
     """
 
     def __call__(self, update: Update) -> float:
