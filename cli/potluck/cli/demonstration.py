@@ -99,11 +99,12 @@ def show_outcome(outcome: Outcome, took_s: float) -> None:
     better = sum(v.losses["shared"] < v.losses["base"] for v in outcome.volunteers)
     ahead = sum(v.losses["shared"] < v.losses["alone"] for v in outcome.volunteers)
     count = len(outcome.volunteers)
+    gain = {arm: outcome.over_all(arm) - outcome.over_all("shared") for arm in arms}
     say(
         "",
-        f"The shared adapter beats the base on {better} of {count} volunteers' text, training alone on {ahead} of {count};",
-        f"over all it is {outcome.over_all('base') - outcome.over_all('shared'):+.3f} nats better than the base and "
-        f"{outcome.over_all('alone') - outcome.over_all('shared'):+.3f} better than alone, after {outcome.versions} versions.",
+        f"The shared adapter, after {outcome.versions} versions, beats the base on {better} of {count} volunteers' text,",
+        f"and training alone on {ahead} of {count}.  Over all it is {gain['base']:.3f} nats better than the base, and",
+        f"{abs(gain['alone']):.3f} {'better' if gain['alone'] > 0 else 'worse'} than training alone.",
         "",
         f"The released adapter: {outcome.release}",
         f"  check it: potluck verify {outcome.release}",

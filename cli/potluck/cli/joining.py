@@ -22,10 +22,11 @@ from potluck.client.consent import ConsentCard, Estimate, rough_estimate
 from potluck.client.endings import Ended, Ending
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
-from potluck.client.join import Check, Preflight, Site, Verdict, enrol
+from potluck.client.join import enrol
 from potluck.client.limits import limits_at
 from potluck.client.link import Alone, Link
 from potluck.client.outbox.store import Outbox
+from potluck.client.preflight import Check, Preflight, Site, Verdict
 from potluck.client.records import Control, Membership
 from potluck.client.sensors import MachineSensors
 from potluck.client.session import Around, Session
@@ -34,6 +35,8 @@ from potluck.wire.recipe import Recipe
 
 MARKS: Final = {Verdict.OK: "ok   ", Verdict.WARNING: "mind ", Verdict.ERROR: "ERROR"}
 CARRIED_BYTES: Final = 98_400_000  # the package's model file; converting it needs 540 MB more on disk
+
+TORCH_BYTES: Final = 700_000_000  # of memory that torch and transformers take before any model
 
 
 class NotAgreed(PotluckError):
@@ -100,6 +103,11 @@ def newly(
     found = Preflight(token, site(home, outbox, path))
     for check in found:
         tell_check(check, as_json=as_json)
+    if not found.ok and not as_json:
+        failed = sum(check.verdict is Verdict.ERROR for check in found.checks)
+        raise NotAgreed(
+            f"not joined: {failed} of {len(found.checks)} checks failed", fix="mend it as said above, then try again"
+        )
     card = found.card()
     tell_card(card, home, path, found.recipe, as_json=as_json)
     agree(asked)
@@ -131,7 +139,7 @@ def estimate(recipe: Recipe, cache: Path) -> Estimate:
     rough = rough_estimate(recipe)
     logits = 3 * 4 * recipe.training.batch * recipe.data.max_tokens * 2_048  # activations of a small model, float32
     download = CARRIED_BYTES if recipe.model.base.startswith("package:") and not base_is_here(recipe, cache) else 0
-    return Estimate(download_bytes=download, ram_bytes=rough.ram_bytes * 2 + logits, minutes=None)
+    return Estimate(download_bytes=download, ram_bytes=TORCH_BYTES + rough.ram_bytes * 2 + logits, minutes=None)
 
 
 def base_is_here(recipe: Recipe, cache: Path) -> bool:
@@ -230,7 +238,7 @@ def tell_end(ended: Ended, *, as_json: bool) -> None:
             {"event": "end", "ending": ended.ending.name, "human": ended.human, "counted": ended.counted}, as_json=True
         )
         return
-    say(f"{ended.ending.value}" + (f": {ended.human}" if ended.human else ""))
+    say(ended.ending.value + (f": {ended.human}" if ended.human and ended.ending is not Ending.RUN_DONE else ""))
     if ended.ending is Ending.INTERRUPTED:
         say("go on: potluck join")
     elif ended.ending is Ending.RUN_DONE:

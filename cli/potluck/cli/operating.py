@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -78,9 +79,12 @@ def show_history(folder: Path, limit: int, *, as_json: bool) -> None:
     ]
     table(("version", "volunteers", "examples", "loss before", "after", "adapter"), rows)
     say("")
-    given = [tuple(_hex(value) for value in asdict(gave).values()) for gave in found.contributions[:limit]]
+    given = [
+        (g.client_id, g.name or "–", g.standing.value, g.counted, g.credit, _when(g.seen_s))
+        for g in found.contributions[:limit]
+    ]
     if given:
-        table(tuple(asdict(found.contributions[0])), given)
+        table(("client", "name", "standing", "updates", "credit", "last seen"), given)
 
 
 def summary(now: Status) -> dict[str, Any]:
@@ -135,6 +139,11 @@ def desk_at(folder: Path) -> Iterator[Desk]:
         yield desk
     finally:
         desk.close()
+
+
+def _when(unix_s: float | None) -> str:
+    """Return a moment by this machine's clock."""
+    return "never" if not unix_s else time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
 
 
 def _hex(value: object) -> object:

@@ -95,7 +95,7 @@ def show_own_status(*, as_json: bool) -> None:
     lines = {
         "run": f"{member.run_name} ({member.state.name.lower()})",
         "you are": now.display,
-        "now": now.activity + _until(now.next_check_in_unix_s),
+        "now": now.activity + _until(now.next_check_in_unix_s) + (" (paused)" if now.control.paused else ""),
         "held up by": "; ".join(now.reasons) or "nothing",
         "work": "\n".join(_task(task) for task in now.tasks) or "none under way",
         "given": f"{now.updates} updates, credit {now.credit} examples",

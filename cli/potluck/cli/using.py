@@ -93,7 +93,8 @@ def shared_adapter(folder: Path | None, *, quiet: bool) -> Shared:
         )
     outbox = Outbox.open(home.outbox)
     try:
-        member, shared = joined(outbox), outbox.shared()
+        member = joined(outbox)
+        shared = outbox.shared(member.run_id)
     finally:
         outbox.close()
     if shared is None:

@@ -120,4 +120,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
         return value.name
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
     return value

@@ -5,13 +5,15 @@ from types import MappingProxyType
 from typing import Final, final
 
 from potluck.client.endings import Ended, Ending
-from potluck.client.events import CheckedIn, Moved, Trouble, Waiting, When
+from potluck.client.errors import DiskFull, WrongDigest
+from potluck.client.events import CheckedIn, Moved, Phase, Progressed, Trouble, Waiting, When
 from potluck.client.link import CHECK_IN
 from potluck.client.records import Task, Terms
 from potluck.client.software import spoken
 from potluck.client.station import Station
 from potluck.client.tasks import TaskState
 from potluck.wire.envelopes import Purpose
+from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import work_pb2 as pb
 
 
@@ -68,6 +70,8 @@ class CheckIns:
         self._declined = not wants_work
         self._plan(reply.poll_window)
         self._cancel(tasks, reply)
+        if reply.WhichOneof("answer") in IDLE:
+            self._keep_shared(reply)
         ended = ANSWERS.get(reply.WhichOneof("answer") or "no_work", CheckIns._no_work)(self, reply)
         offset_s = reply.coordinator_time_ms / 1_000 - station.clock.wall_s()
         station.tell(CheckedIn(reply.version, self._why, offset_s))
@@ -92,6 +96,24 @@ class CheckIns:
         for task in tasks:
             if task.lease_id in reasons and not task.is_sealed:
                 self._station.drop(task, reasons[task.lease_id] or "cancelled by the coordinator", give_back=False)
+
+    def _keep_shared(self, reply: pb.CheckInReply) -> None:
+        """Download the newest shared adapter while there is time: for the next lease, and for `potluck try`."""
+        station, kept = self._station, self._station.outbox.shared(self._station.membership.run_id)
+        if not reply.adapter.digest or (kept is not None and kept.version >= reply.version):
+            return
+        path = station.home.blob(reply.adapter.digest)
+        try:
+            station.transfers.fetch(reply.adapter.digest, reply.adapter.size, path, self._on_bytes)
+        except (Refusal, DiskFull, WrongDigest) as error:  # nothing is lost: a lease fetches what it needs
+            station.tell(Trouble(f"the shared adapter was not downloaded: {error}", "it is tried at the next check-in"))
+            return
+        station.keep(reply.version, reply.adapter.digest)
+
+    def _on_bytes(self, done: int, total: int) -> None:
+        """Tell how far a download is, and look around."""
+        self._station.tell(Progressed(Phase.FETCH, done, total))
+        self._station.lookout.pulse()
 
     def _lease(self, reply: pb.CheckInReply) -> Ended | None:
         """Keep a new lease; give back one that does not fit or that was dropped before."""
@@ -128,6 +150,9 @@ class CheckIns:
         self._why = f"the run is done at version {reply.run_done.version}"
         return Ended(Ending.RUN_DONE, self._why)
 
+
+IDLE: Final = ("no_work", "run_done")
+"""Answers that leave time for a download."""
 
 ANSWERS: Final[Mapping[str, Callable[[CheckIns, pb.CheckInReply], Ended | None]]] = MappingProxyType(
     {

@@ -70,6 +70,7 @@ class Making:
 
             path = station.home.blob(terms.adapter_digest)
             station.transfers.fetch(terms.adapter_digest, terms.adapter_size, path, on_bytes)
+            station.keep(terms.version, terms.adapter_digest)
         if self._wait_for_gate():
             station.trainer.prepare(self._job(task))
             station.move(task, Event.FETCHED)

@@ -127,6 +127,16 @@ class Traffic:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A run's shared adapter that is on this machine, as the blob with that SHA-256."""
+
+    run_id: str
+    version: int
+    digest: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Now:
     """What the running process last said about itself."""
 

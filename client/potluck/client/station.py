@@ -15,7 +15,7 @@ from potluck.client.identity import Identity
 from potluck.client.link import ABORT, Link
 from potluck.client.lookout import Lookout
 from potluck.client.outbox.store import Outbox
-from potluck.client.records import Membership, Task, Terms
+from potluck.client.records import Membership, Shared, Task, Terms
 from potluck.client.tasks import Event, TaskState, after
 from potluck.client.transfer import Transfers
 from potluck.client.work import Trainer
@@ -91,6 +91,13 @@ class Station:
         except Refusal:
             return
 
+    def keep(self, version: int, digest: bytes) -> None:
+        """Remember a downloaded adapter, if it is the newest; files that it makes useless go."""
+        kept = self.outbox.shared(self.membership.run_id)
+        if kept is None or kept.version < version:
+            self.outbox.share(Shared(self.membership.run_id, version, digest))
+            self.sweep()
+
     def clean(self, task: Task) -> None:
         """Remove the files of a task that is over."""
         self.home.drop_task(task.lease_id)
@@ -99,8 +106,9 @@ class Station:
 
     def sweep(self) -> None:
         """Remove files that no open task needs and a crash left behind; keep the newest adapter."""
-        open_tasks, newest = self.outbox.open_tasks(), self.outbox.tasks(limit=1)
-        needed = {task.terms.adapter_digest.hex() for task in (*open_tasks, *newest)}
+        open_tasks, shared = self.outbox.open_tasks(), self.outbox.shared(self.membership.run_id)
+        needed = {task.terms.adapter_digest.hex() for task in open_tasks}
+        needed |= set() if shared is None else {shared.digest.hex()}
         needed |= {task.sealed.digest.hex() for task in open_tasks if task.sealed is not None}
         for path in self.home.blobs.iterdir():
             if path.name.removesuffix(".partial") not in needed:

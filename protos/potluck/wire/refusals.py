@@ -96,7 +96,8 @@ def refuse(context: grpc.ServicerContext, error: PotluckError) -> NoReturn:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """Return what a failed call means to a client: the peer's own words, or the network's."""
-    found = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    told_of = error.trailing_metadata() if isinstance(error, grpc.Call) else None
+    found: dict[str, str | bytes] = dict(told_of or ())
     pushback = found.get("grpc-retry-pushback-ms")
     wait_s = int(pushback) / 1_000 if isinstance(pushback, str) and pushback.isascii() and pushback.isdigit() else None
     data = found.get(METADATA_KEY)

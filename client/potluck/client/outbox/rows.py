@@ -110,6 +110,17 @@ class CounterRow(Row):
 
 
 @final
+class SharedRow(Row):
+    """The newest shared adapter that is on this machine."""
+
+    __tablename__ = "shared"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    version: Mapped[int]
+    digest: Mapped[bytes]
+
+
+@final
 class NowRow(Row):
     """What the running process last said about itself."""
 

@@ -8,31 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import Engine, create_engine, event, func, select, update
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from potluck.client.errors import BadOutbox, NotJoined, StillHolds
+from potluck.client.outbox.layout import ONLY, begin, lay_out, prepare
 from potluck.client.outbox.rows import (
     ControlRow,
     CounterRow,
     MembershipRow,
     NowRow,
     ReceiptRow,
-    Row,
+    SharedRow,
     TaskRow,
     membership_of,
     now_of,
     receipt_of,
     task_of,
 )
-from potluck.client.records import Control, KeptReceipt, Membership, Now, Sealed, Task, Terms, Traffic
+from potluck.client.records import Control, KeptReceipt, Membership, Now, Sealed, Shared, Task, Terms, Traffic
 from potluck.client.tasks import TERMINAL, Event, MembershipState, Step, TaskState, after, membership_after
 
-LAYOUT: Final = 1
-_ONLY: Final = 1  # key of tables that hold one row
 _BUSY_S: Final = 10
 _OPEN: Final = select(TaskRow).where(TaskRow.state.not_in([s.name for s in TERMINAL])).order_by(TaskRow.order)
 
@@ -54,12 +53,12 @@ class Outbox:
         """
         path.touch(mode=0o600, exist_ok=True)
         engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S})
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", prepare)
+        event.listen(engine, "begin", begin)
         outbox = cls(engine)
         try:
             with outbox._writing() as session:
-                _lay_out(session, path)
+                lay_out(session, path)
         except DatabaseError as error:
             outbox.close()
             raise BadOutbox(
@@ -86,7 +85,7 @@ class Outbox:
     def membership(self) -> Membership | None:
         """Return this home's membership, or None while it is a member of no run."""
         with Session(self._engine) as session:
-            row = session.get(MembershipRow, _ONLY)
+            row = session.get(MembershipRow, ONLY)
             return None if row is None else membership_of(row)
 
     def consent(self, wanted: Membership) -> None:
@@ -96,7 +95,7 @@ class Outbox:
             StillHolds: another run's work is still here.
         """
         with self._writing() as session:
-            row = session.get(MembershipRow, _ONLY)
+            row = session.get(MembershipRow, ONLY)
             held = session.scalars(_OPEN.where(TaskRow.run_id != wanted.run_id)).all()
             if held:
                 raise StillHolds(
@@ -105,12 +104,12 @@ class Outbox:
                 )
             before = MembershipState.UNENROLLED if row is None else MembershipState[row.state]
             values = asdict(wanted) | {"state": membership_after(before, Step.CONSENTED).name}
-            session.merge(MembershipRow(id=_ONLY, **values))
+            session.merge(MembershipRow(id=ONLY, **values))
 
     def step(self, step: Step, *, pending: bool = False) -> MembershipState:
         """Move the membership along by *step*; return where it is now.  LEFT and REFUSED remove it."""
         with self._writing() as session:
-            row = session.get(MembershipRow, _ONLY)
+            row = session.get(MembershipRow, ONLY)
             state = membership_after(MembershipState.UNENROLLED if row is None else MembershipState[row.state], step)
             if row is not None and state is MembershipState.UNENROLLED:
                 session.delete(row)
@@ -200,43 +199,54 @@ class Outbox:
     def control(self) -> Control:
         """Return what the owner asked for last."""
         with Session(self._engine) as session:
-            row = session.get_one(ControlRow, _ONLY)
+            row = session.get_one(ControlRow, ONLY)
             return Control(row.paused, row.paused_until_unix_s, row.finish, row.leave)
 
     def ask(self, control: Control) -> None:
         """Ask the running process, or the next one, for *control*; heard within a second."""
         with self._writing() as session:
-            session.execute(update(ControlRow).where(ControlRow.id == _ONLY).values(**asdict(control)))
+            session.execute(update(ControlRow).where(ControlRow.id == ONLY).values(**asdict(control)))
 
     def next_seqno(self) -> int:
         """Return a number that was never used before; it is on the disk before it is sent."""
         with self._writing() as session:
-            row = session.get_one(CounterRow, _ONLY)
+            row = session.get_one(CounterRow, ONLY)
             row.seqno += 1
             return row.seqno
 
     def count(self, sent: int, received: int) -> None:
         """Add bytes to the traffic."""
         with self._writing() as session:
-            row = session.get_one(CounterRow, _ONLY)
+            row = session.get_one(CounterRow, ONLY)
             row.sent += sent
             row.received += received
 
     def traffic(self) -> Traffic:
         """Return the bytes sent and received so far."""
         with Session(self._engine) as session:
-            row = session.get_one(CounterRow, _ONLY)
+            row = session.get_one(CounterRow, ONLY)
             return Traffic(row.sent, row.received)
+
+    def share(self, shared: Shared) -> None:
+        """Remember the newest shared adapter whose blob is here."""
+        with self._writing() as session:
+            session.merge(SharedRow(id=ONLY, **asdict(shared)))
+
+    def shared(self, run_id: str) -> Shared | None:
+        """Return that run's newest shared adapter that is here, or None before the first."""
+        with Session(self._engine) as session:
+            row = session.get(SharedRow, ONLY)
+            return None if row is None or row.run_id != run_id else Shared(row.run_id, row.version, row.digest)
 
     def say(self, now: Now) -> None:
         """Keep what the running process says about itself, for `potluck status`."""
         with self._writing() as session:
-            session.merge(NowRow(id=_ONLY, **(asdict(now) | {"reasons": " ".join(now.reasons)})))
+            session.merge(NowRow(id=ONLY, **(asdict(now) | {"reasons": " ".join(now.reasons)})))
 
     def now(self) -> Now:
         """Return what the running process last said about itself."""
         with Session(self._engine) as session:
-            row = session.get(NowRow, _ONLY)
+            row = session.get(NowRow, ONLY)
             return Now() if row is None else now_of(row)
 
 
@@ -250,35 +260,6 @@ def joined(outbox: Outbox) -> Membership:
     if membership is None:
         raise NotJoined("this home is a member of no run", fix="join one: potluck join INVITE --data FOLDER")
     return membership
-
-
-def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - DB-API, which SQLAlchemy does not type
-    """Set up a new connection; from here on nothing but _begin opens a transaction."""
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _begin(connection: Connection) -> None:
-    """Begin a transaction; one that writes takes its lock now, so that what it reads stays true until it ends."""
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _lay_out(session: Session, path: Path) -> None:
-    """Make the tables in a new file."""
-    connection = session.connection()
-    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if found not in {0, LAYOUT}:
-        raise BadOutbox(
-            f"{path} has layout {found}, this program knows {LAYOUT}",
-            fix="run the version of potluck that made it, or update potluck",
-        )
-    if found == 0:
-        Row.metadata.create_all(connection)
-        session.execute(insert(CounterRow).values(id=_ONLY, seqno=0, sent=0, received=0))
-        session.execute(insert(ControlRow).values(id=_ONLY, paused=False, finish=False, leave=False))
-        connection.exec_driver_sql(f"PRAGMA user_version = {LAYOUT}")
 
 
 def _task_row(session: Session, lease_id: bytes) -> TaskRow:
