@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -182,6 +183,18 @@ def leave(
 
 
 @app.command(rich_help_panel=VOLUNTEER)
+def limits(
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="What to change.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or change how much of this machine is given away: battery, cores, priority, memory, disk."""
+    with needs("client"):
+        from potluck.cli.limiting import show_or_set
+
+        show_or_set(tuple(changes or ()), as_json=as_json)
+
+
+@app.command(rich_help_panel=VOLUNTEER)
 def history(
     folder: RunFolder = None,
     limit: Annotated[int, typer.Option(min=1, help="How many lines.")] = 20,
@@ -247,6 +260,8 @@ def verify(
 def main() -> None:
     """Run the command line.  Exit 0 done, 1 the user can fix it, 2 wrong usage, 70 our bug."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
+    # peft 0.21 asks transformers 5 for something under its old name; nobody here can mend that
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
     try:
         app()
     except PotluckError as error:

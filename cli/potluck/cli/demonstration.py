@@ -102,9 +102,9 @@ def show_outcome(outcome: Outcome, took_s: float) -> None:
     gain = {arm: outcome.over_all(arm) - outcome.over_all("shared") for arm in arms}
     say(
         "",
-        f"The shared adapter, after {outcome.versions} versions, beats the base on {better} of {count} volunteers' text,",
-        f"and training alone on {ahead} of {count}.  Over all it is {gain['base']:.3f} nats better than the base, and",
-        f"{abs(gain['alone']):.3f} {'better' if gain['alone'] > 0 else 'worse'} than training alone.",
+        f"The shared adapter, after {outcome.versions} versions, beats the base on {better} of {count} volunteers'",
+        f"text, and training alone on {ahead} of {count}.  Over all it is {gain['base']:.3f} nats better than the base,",
+        f"and {abs(gain['alone']):.3f} {'better' if gain['alone'] > 0 else 'worse'} than training alone.",
         "",
         f"The released adapter: {outcome.release}",
         f"  check it: potluck verify {outcome.release}",
