@@ -4,6 +4,8 @@ The package is never imported, nor installed where Python would find it: only on
 its SHA-256 was found to be the expected one.
 """
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -89,10 +91,11 @@ def convert(file: Path, target: Path, model: Carried) -> None:
         BadBase: the weights that come out are not the expected ones.
     """
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    base = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # the reader of GGUF draws a bar of its own
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+        )
     base.config.__dict__.pop("quantization_config", None)  # with any of these three marks saving is refused:
     base.hf_quantizer = None  # "quantized with gguf and is not serializable"
     base.is_quantized = False
