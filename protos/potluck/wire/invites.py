@@ -54,7 +54,7 @@ class Invitation:
 def write(key: Ed25519PrivateKey, invite: Invite) -> str:
     """Return *invite*, signed by the coordinator's *key*, as one line of text."""
     envelope = sign(key, Purpose.INVITE, "", invite)
-    return PREFIX + base64.urlsafe_b64encode(envelope.SerializeToString()).decode().rstrip("=")
+    return _text(envelope.SerializeToString())
 
 
 def read(token: str) -> Invitation:
@@ -72,7 +72,8 @@ def read(token: str) -> Invitation:
         raise BadInvite(f"an invite has at most {MAX_CHARACTERS} characters, this has {len(text)}", fix=_FIX)
     body = text.removeprefix(PREFIX)
     try:
-        envelope = Envelope.FromString(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+        data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        envelope = Envelope.FromString(data)
         invite = opened(envelope, Purpose.INVITE, "", Invite)
     except (binascii.Error, DecodeError, ValueError, BadSignature):
         raise BadInvite("the invite is damaged: it is cut off, or a character of it changed", fix=_FIX) from None
@@ -81,7 +82,7 @@ def read(token: str) -> Invitation:
     if not 0 < len(invite.addresses) <= MAX_ADDRESSES or len(invite.invite_id) != ID_BYTES or not invite.ca_der:
         raise BadInvite("the invite lacks an address, its id or its certificate authority", fix=_FIX)
     return Invitation(
-        token=text,
+        token=_text(data),  # one spelling, whichever of several was pasted
         run_id=invite.run_id,
         run_name=invite.run_name,
         addresses=tuple(invite.addresses),
@@ -91,3 +92,8 @@ def read(token: str) -> Invitation:
         max_uses=invite.max_uses,
         coordinator_key=envelope.signer,
     )
+
+
+def _text(data: bytes) -> str:
+    """Return the serialised envelope as a token."""
+    return PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")

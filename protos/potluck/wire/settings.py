@@ -30,18 +30,21 @@ class Settings(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the TOML file at *path*, as strictly as parse does.
+        """Read the file at *path*, as strictly as parse does: JSON if its name ends in .json, otherwise TOML.
 
         Raises:
             BadSetting: the file cannot be read, is not TOML, or holds a wrong value.
             UnknownName: a key that no setting has.
         """
         try:
-            table = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            table = {} if path.suffix == ".json" else tomllib.loads(text)
         except OSError as error:
             raise BadSetting(f"{path} cannot be read: {error.strerror}", fix="check the path and its rights") from None
         except ValueError as error:
             raise BadSetting(f"{path} is not TOML: {error}", fix="correct that line") from None
+        if path.suffix == ".json":
+            return cls.parse(text)
         # By way of JSON: there strict mode still takes a list for a tuple and a string for an Enum.
         return cls.parse(json.dumps(table, default=str))
 

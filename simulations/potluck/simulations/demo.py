@@ -143,7 +143,7 @@ class Demonstration:
 
     def _rounds(self, recipe: Recipe, children: ExitStack) -> Path:
         """Host the run, let everybody join, and wait until the last version is out; return its release."""
-        listening = ["potluck.cli", "host", str(recipe_file()), "--folder", str(self._folder / "coordinator")]
+        listening = ["potluck.cli", "host", str(self._folder / "recipe.json"), "--folder", str(self._folder / "coordinator")]
         host = self._start("coordinator", [*listening, "--listen", "127.0.0.1:0", "--json"], {}, children)
         invite = str(self._await("listening", [host])["invite"])
         volunteers = [
