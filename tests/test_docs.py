@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from potluck.cli.app import app
 from potluck.client import tasks
 from potluck.coordinator import phases
 
@@ -28,10 +30,6 @@ def test_every_link_leads_somewhere(page: Path):
 
 
 def test_every_command_that_the_readme_names_exists():
-    from typer.main import get_command
-
-    from potluck.cli.app import app
-
     known = set(get_command(app).commands)
     named = set(re.findall(r"^potluck (\w+)", (REPO / "README.md").read_text("utf-8"), re.MULTILINE))
 
