@@ -9,6 +9,7 @@ from pathlib import Path
 from potluck.coordinator.server import Coordinator
 from potluck.coordinator.steps import OnStep, no_step
 from potluck.wire.recipe import Recipe
+from potluck.wire.refusals import Refusal
 from scripted import Volunteer
 
 
@@ -67,3 +68,15 @@ def hosting(
         for volunteer in hosted.volunteers:
             volunteer.close()
         coordinator.stop(grace_s=1.0)
+
+
+@contextmanager
+def refused(code: str) -> Iterator[None]:
+    """The block must end in a refusal with that *code*, and with a fix."""
+    try:
+        yield
+    except Refusal as refusal:
+        assert refusal.code == code, (refusal.code, str(refusal))  # noqa: PT017 - a context of our own
+        assert refusal.fix
+        return
+    raise AssertionError(f"nothing was refused; expected {code}")

@@ -146,9 +146,11 @@ def useful(terms: Terms, now: Situation, hold: Hold) -> bool:
     """
     if now.done(terms) or now.round is None or now.phase not in OPEN:
         return False
-    if terms.synchronous:
-        return hold.round == now.round and (hold.alive or now.leased + now.received < terms.seats)
-    return staleness(now, hold.version) <= terms.max_staleness
+    if staleness(now, hold.version) > terms.max_staleness:
+        return False
+    if not terms.synchronous:
+        return True
+    return hold.round == now.round and (hold.alive or now.leased + now.received < terms.seats)
 
 
 def assignment(terms: Terms, now: Situation, asker: Asker) -> Assignment:  # noqa: PLR0911 - a list of cases

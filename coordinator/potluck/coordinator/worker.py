@@ -19,6 +19,8 @@ from potluck.coordinator.traffic import Traffic
 LOG = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 """Longest time until a deadline, or what another process wrote into the database, is noticed."""
+LONGEST_S: Final = 30.0
+"""Longest time until what failed is tried again."""
 
 
 @final
@@ -31,6 +33,7 @@ class Worker:
     traffic: Traffic
     trouble: str = field(default="", init=False)
     in_charge: bool = field(default=True, init=False)
+    _pause_s: float = field(default=TICK_S, init=False)
     _settled: int = field(default=-1, init=False)
     """The last version whose release is written."""
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
@@ -65,7 +68,7 @@ class Worker:
             self._once(log)
             if stopping:  # once more after the last call, so that nothing stays unwritten
                 return
-            self.site.bell.wait(TICK_S)
+            self.site.bell.wait(self._pause_s)
 
     def _once(self, log: LogFile) -> None:
         """Do all there is to do.  What fails is told and tried again; one that cannot combine still serves."""
@@ -78,7 +81,7 @@ class Worker:
                 publish_missing(self.site)
             log.follow()
             self._tell(version)
-            self.trouble = ""
+            self.trouble, self._pause_s = "", TICK_S
         except Superseded as error:
             LOG.warning("event=superseded reason=%s", error)
             self.trouble, self.in_charge = str(error), False
@@ -103,7 +106,7 @@ class Worker:
     def _fail(self, words: str) -> None:
         if words != self.trouble:
             LOG.warning("event=trouble reason=%s", words)
-        self.trouble = words
+        self.trouble, self._pause_s = words, min(LONGEST_S, 2 * self._pause_s)
         with self._news:
             self._news.notify_all()
 
