@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import torch
-
 from potluck.client.readers import Part
 from potluck.client.training import bases
 from potluck.client.training.adapters import attach, detach, mount
@@ -41,13 +39,11 @@ class Arms:
     data: str
     release: str
     rounds: int
-    threads: int
     prompt: str = ""  # put to base and shared; empty: to nobody
 
 
 def measure(arms: Arms, tell: Tell) -> None:
     """Measure all arms; each result is told as soon as it is known."""
-    torch.set_num_threads(arms.threads)
     recipe = Recipe.parse(arms.recipe)
     device = bases.pick_device()
     model, tokenizer = bases.load(base_of(recipe, Path(arms.cache)), device, bases.pick_dtype(device))
@@ -78,7 +74,7 @@ def alone(model: Any, tokenizer: Any, recipe: Recipe, arms: Arms, tell: Tell) ->
         order=ALONE_SEED,
         data=Path(arms.data),
         folder=Path(arms.data),
-        threads=arms.threads,
+        threads=1,  # of no effect here: OMP_NUM_THREADS, from the parent, is what counts
     )
     began = begun(job)
     adapted = attach(model, began.trainable, began.tail, recipe.adapter)

@@ -143,7 +143,13 @@ class Demonstration:
 
     def _rounds(self, recipe: Recipe, children: ExitStack) -> Path:
         """Host the run, let everybody join, and wait until the last version is out; return its release."""
-        listening = ["potluck.cli", "host", str(self._folder / "recipe.json"), "--folder", str(self._folder / "coordinator")]
+        listening = [
+            "potluck.cli",
+            "host",
+            str(self._folder / "recipe.json"),
+            "--folder",
+            str(self._folder / "coordinator"),
+        ]
         host = self._start("coordinator", [*listening, "--listen", "127.0.0.1:0", "--json"], {}, children)
         invite = str(self._await("listening", [host])["invite"])
         volunteers = [
@@ -187,7 +193,7 @@ class Demonstration:
             job.parent.mkdir(exist_ok=True)
             prompt = "" if running else PROMPT
             arms = Arms(
-                recipe.to_json(), str(self._cache), str(path), str(release), recipe.run.versions, self._threads, prompt
+                recipe.to_json(), str(self._cache), str(path), str(release), recipe.run.versions, prompt
             )  # fmt: skip
             job.write_text(json.dumps(asdict(arms)), "utf-8")
             running.append(self._start(name, ["potluck.simulations.arms", str(job)], {}, children))
