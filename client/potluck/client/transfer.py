@@ -20,7 +20,7 @@ from potluck.wire.v1.blobs_pb2 import ReadRequest, StatRequest, WriteRequest
 SLOW_S: Final = 10.0  # a chunk that takes longer is halved next time: the coordinator sees whole messages only
 QUICK_S: Final = 2.0
 SMALLEST_BYTES: Final = 16 * 1024
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 OnBytes = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -107,11 +107,11 @@ class Transfers:
                 try:
                     reply = self._link.call(WRITE, request)
                 finally:  # after a failure too: the link may be too slow for a chunk of this size
-                    self._chunk_bytes = _fitting(self._chunk_bytes, self._clock.monotonic_s() - started_s)
+                    self._chunk_bytes = fitting(self._chunk_bytes, self._clock.monotonic_s() - started_s)
                 on_bytes(reply.committed_size, size)
 
 
-def _fitting(chunk_bytes: int, took_s: float) -> int:
+def fitting(chunk_bytes: int, took_s: float) -> int:
     """Return the size of the next chunk, given how long the last one took."""
     if took_s > SLOW_S:
         return max(SMALLEST_BYTES, chunk_bytes // 2)
