@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from coordinators import Hosted, hosting
 from scripted import recipe
 

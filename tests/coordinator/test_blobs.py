@@ -3,6 +3,7 @@
 import hashlib
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_any_way_of_cutting_an_upload_gives_the_same_blob(
     spool.prepare()
     ends = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
 
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in pairwise(ends):
         for _ in range(2):
             assert partials.append(ID, begin, data[begin:end], size=len(data)) == end
     partials.complete(ID, hashlib.sha256(data).digest(), spool)

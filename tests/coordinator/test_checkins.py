@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from coordinators import FakeClock, Hosted, hosting, refused
-from scripted import Volunteer, recipe
-
 from potluck.wire.v1 import work_pb2 as pb
+from scripted import Volunteer, recipe
 
 TRAINING, SEALED = pb.TASK_STATE_TRAINING, pb.TASK_STATE_COMMITTING
 

@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coordinators import Hosted, hosting, refused
-from scripted import Volunteer, recipe
 
+from coordinators import Hosted, hosting, refused
 from potluck.aggregation.errors import BadSetting
 from potluck.coordinator.desk import Desk
 from potluck.wire.envelopes import Purpose
 from potluck.wire.invites import read
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import enrollment_pb2 as pb
+from potluck.wire.v1 import enrollment_pb2_grpc
+from scripted import Volunteer, called, recipe
 
 
 def test_one_learns_what_one_would_join_and_changes_nothing(hosted: Hosted):
@@ -118,10 +119,6 @@ def test_a_fake_coordinator_gets_no_connection(hosted: Hosted, tmp_path: Path):
 
 
 def send(volunteer: Volunteer, request: pb.EnrollRequest) -> None:
-    from scripted import called
-
-    from potluck.wire.v1 import enrollment_pb2_grpc
-
     stub = enrollment_pb2_grpc.EnrollmentStub(volunteer.channel())
     called(stub.Enroll, volunteer.signed(Purpose.ENROLL, request))
 
@@ -150,10 +147,6 @@ def test_an_old_program_is_told_to_update(hosted: Hosted):
 
 
 def test_a_signature_for_one_call_is_void_for_another(hosted: Hosted):
-    from scripted import called
-
-    from potluck.wire.v1 import enrollment_pb2_grpc
-
     volunteer = hosted.volunteer()
     envelope = volunteer.signed(Purpose.CHECKIN, pb.LeaveRequest(run_id=volunteer.invitation.run_id))
 

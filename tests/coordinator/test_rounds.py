@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import recipe
 
 from potluck.coordinator.phases import Event, Phase
 from potluck.coordinator.rounds import (
@@ -26,6 +25,7 @@ from potluck.coordinator.rounds import (
     useful,
     verdict,
 )
+from scripted import recipe
 
 OPEN_RUN = Terms(
     synchronous=False,
@@ -149,7 +149,7 @@ def test_what_cannot_count_is_not_uploaded(terms: Terms, now: Situation, hold: H
         round=st.integers(1, 9),
         version=st.integers(0, 6),
         alive=st.booleans(),
-        open=st.just(True),
+        open=st.just(True),  # noqa: FBT003 - its only argument
     ),
     st.booleans(),
     st.integers(0, 7),

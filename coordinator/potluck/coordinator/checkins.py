@@ -9,7 +9,7 @@ from potluck.coordinator import rounds
 from potluck.coordinator.membership import member_of, speaks, spoken
 from potluck.coordinator.pacing import Window, poll_window
 from potluck.coordinator.presence import Presence
-from potluck.coordinator.progress import hold, look, turn
+from potluck.coordinator.progress import due, hold, look, turn
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, Member, Version
@@ -48,11 +48,13 @@ class Answer:
     """Open leases that no update can count for any more."""
     now: rounds.Situation
     version: Version
+    due: bool
+    """Something happened to the round that is not written down yet, such as its deadline."""
 
     @property
     def quiet(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.stale and isinstance(self.assignment, rounds.Decline | rounds.Finished)
+        return not self.due and not self.stale and isinstance(self.assignment, rounds.Decline | rounds.Finished)
 
 
 @final
@@ -153,7 +155,8 @@ class CheckIns:
         if version is None:
             raise Refusal(f"version {now.version} is missing in the database", fix="the operator has to restore it")
         stale = tuple(lease_id for lease_id in holds if lease_id not in kept)
-        return Answer(rounds.assignment(terms, now, asker), cancel, stale, now, version)
+        happened = due(self.site, books) is not None
+        return Answer(rounds.assignment(terms, now, asker), cancel, stale, now, version, happened)
 
     def _why_not(self, books: Books, member: Member, lease_id: bytes) -> str:
         """Say why a client should drop a lease."""

@@ -13,15 +13,16 @@ from potluck.coordinator.store.records import Input, LeaseRecord, LeaseState, Ro
 
 @contextmanager
 def turn(site: Site) -> Iterator[Books]:
-    """One writing transaction, at whose end the round is where what happened in it puts it.
+    """One writing transaction, before and after which the round is where what has happened puts it.
 
     Raises:
         Superseded: another coordinator took over.
         Refusal: the disk is full, or the database stayed locked.
     """
     with site.store.writing(site.fence) as books:
+        closed = advance(site, books)  # its time may have run out, which nobody has noticed yet
         yield books
-        closed = advance(site, books)
+        closed = advance(site, books) or closed
     if closed:
         site.on_step(Step.PREPARE, When.AFTER)
         site.bell.set()
@@ -48,15 +49,20 @@ def hold(lease: LeaseRecord, now_s: float) -> rounds.Hold:
     )
 
 
+def due(site: Site, books: Books) -> Event | None:
+    """Return what has happened to the open round and is not written down yet, if anything."""
+    now_s, current = site.clock.now_s(), books.rounds.current()
+    age_s = None if current is None or current.started_s is None else now_s - current.started_s
+    return rounds.event(site.plan.terms, look(books, now_s), age_s)
+
+
 def advance(site: Site, books: Books) -> bool:
     """Move the open round on by what has happened to it; open one where none is; return whether one closed."""
-    now_s = site.clock.now_s()
     current = books.rounds.current()
     if current is None:
         open_round(site, books)
         return False
-    age_s = None if current.started_s is None else now_s - current.started_s
-    happened = rounds.event(site.plan.terms, look(books, now_s), age_s)
+    happened = due(site, books)
     if happened is None:
         return False
     phase = after(current.phase, happened)

@@ -9,11 +9,10 @@ from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.combine import combine_rounds
 from potluck.coordinator.log import LogFile
 from potluck.coordinator.presence import Presence
-from potluck.coordinator.progress import look, turn
+from potluck.coordinator.progress import due, turn
 from potluck.coordinator.releases import publish_missing
-from potluck.coordinator.rounds import event
 from potluck.coordinator.site import Site
-from potluck.coordinator.store.database import Superseded
+from potluck.coordinator.store.database import Superseded, check_fence
 from potluck.coordinator.traffic import Traffic
 
 LOG = logging.getLogger(__name__)
@@ -95,10 +94,9 @@ class Worker:
     def _tend(self) -> None:
         """End a round whose time ran out, and write down what is only in memory."""
         with self.site.store.reading() as books:
-            current, now_s = books.rounds.current(), self.site.clock.now_s()
-            age_s = None if current is None or current.started_s is None else now_s - current.started_s
-            due = event(self.site.plan.terms, look(books, now_s), age_s) is not None
-        if due or self.presence.unsaved or self.traffic.unsaved:
+            check_fence(self.site.fence, books.run().fence)
+            happened = due(self.site, books)
+        if happened or self.presence.unsaved or self.traffic.unsaved:
             with turn(self.site) as books:
                 self.presence.save(books)
                 self.traffic.save(books)

@@ -148,17 +148,25 @@ class Store:
         """
         with _told(), Session(self._writers, expire_on_commit=False) as session, session.begin():
             row = session.scalar(select(RunRow).where(RunRow.id == RUN).with_for_update())
-            if fence is not None and (row is None or row.fence != fence):
-                now = "gone" if row is None else str(row.fence)
-                raise Superseded(
-                    f"this coordinator has number {fence}, the one in charge has {now}",
-                    fix="let the newer coordinator run; stop this one",
-                )
+            check_fence(fence, None if row is None else row.fence)
             yield Books(session)
 
     def close(self) -> None:
         """Close all connections."""
         self._writers.dispose()
+
+
+def check_fence(mine: int | None, current: int | None) -> None:
+    """Return quietly where the coordinator with the number *mine* is in charge; None is an operator's command.
+
+    Raises:
+        Superseded: another one is.
+    """
+    if mine is not None and mine != current:
+        raise Superseded(
+            f"this coordinator has number {mine}, the one in charge has {current}",
+            fix="let the newer coordinator run; stop this one",
+        )
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401 - sqlite3's connection
