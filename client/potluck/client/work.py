@@ -21,7 +21,7 @@ class Job:
     adapter: Path | None  # the shared adapter as it was downloaded and verified; None at version 0
     version: int
     seed: int  # for the start's fresh rows: the same for every lease of one version
-    order: int  # for the order of samples: of this lease alone
+    order: int  # for the order of samples: of this client and version alone
     data: Path
     folder: Path  # for checkpoints; removed when the task is over
     threads: int
