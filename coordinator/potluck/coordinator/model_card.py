@@ -1,5 +1,6 @@
 """README.md of a release: where the adapter comes from, in words, and how to load it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,26 +10,26 @@ from potluck.wire.recipe import Recipe
 
 def model_card(recipe: Recipe, version: Version, facts: Mapping[str, Any]) -> str:
     """Return the model card of *version* as Markdown with the front matter that model hubs read."""
-    base, licence = recipe.model.base, recipe.run.licence
+    base, licence = _plain(recipe.model.base), _plain(recipe.run.licence)
     return f"""---
-base_model: {_quoted(base)}
+base_model: {json.dumps(recipe.model.base)}
 library_name: peft
-license: {_quoted(licence.lower())}
+license: {json.dumps(licence.lower())}
 tags: [lora, federated-learning, potluck]
 ---
 
 # {recipe.run.name}, version {version.version}
 
-{recipe.run.purpose or "A LoRA adapter that volunteers trained together."}
+{_plain(recipe.run.purpose) or "A LoRA adapter that volunteers trained together."}
 
 Volunteers trained this adapter on text that never left their machines; only low-rank changes of the adapter travelled,
 and a coordinator combined them.
 
 | | |
 |---|---|
-| base model | {base} (revision {recipe.model.revision}) |
+| base model | {base} (revision {_plain(recipe.model.revision)}) |
 | SHA-256 of the base model's files | `{recipe.model.digest}` |
-| licence of the base model | {recipe.model.licence or "see the base model"} |
+| licence of the base model | {_plain(recipe.model.licence) or "see the base model"} |
 | licence of this adapter | {licence} |
 | run | {recipe.run.name} (`{facts["run_id"]}`) |
 | coordinator | `{facts["coordinator_id"]}` |
@@ -50,7 +51,8 @@ the training; nobody else can check them.
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "path/to/this/folder")
+base = AutoModelForCausalLM.from_pretrained({json.dumps(recipe.model.base)})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
 ## Check it
@@ -60,10 +62,9 @@ version in the run's log is number {facts["log_index"]}, `{facts["log_hash"]}`.
 """
 
 
-def _quoted(text: str) -> str:
-    """Return *text* as a YAML string, whatever is in it."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _plain(text: str) -> str:
+    """Return *text* as words on one line that cannot end a table's cell or begin anything else."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|")
 
 
 def _origin(version: Version) -> str:

@@ -90,6 +90,8 @@ def signed_payload(
         envelope = Envelope(
             payload=told, signer=bytes.fromhex(found["signer"]), signature=bytes.fromhex(found["signature"])
         )
+        if signature_text(envelope, with_payload=payload is None) != text:
+            raise ValueError("not as it was written")  # noqa: TRY301 - told below, as all other damage
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadSignature("the signature file is damaged", fix="get the files again, from the coordinator") from None
     return checked(envelope, purpose, peer_id(envelope.signer), signer=coordinator_key), envelope.signer
