@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -98,9 +99,8 @@ def _make(path: Path) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    file, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600, and nobody else's
+    temporary = Path(name)
     try:
         os.write(file, pem)
         os.fsync(file)
