@@ -12,6 +12,7 @@ class Chaos:
     def __init__(self, port: int) -> None:
         self.up_bytes = 0  # from clients to the coordinator, that the coordinator's side took
         self.connections = 0
+        self.seen = b""  # the first bytes that clients sent
         self.cut_after_bytes: list[int] = []  # each cuts all connections once up_bytes has reached it
         self.refusing = False
         self._target = port
@@ -65,11 +66,11 @@ class Chaos:
             self._run(self._pump, near, far, self._count)
             self._run(self._pump, far, near, lambda _: None)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, passed: Callable[[int], None]) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, passed: Callable[[bytes], None]) -> None:
         try:
             while data := source.recv(65_536):
                 sink.sendall(data)
-                passed(len(data))
+                passed(data)
         except OSError:
             pass
         for end in (source, sink):
@@ -77,9 +78,10 @@ class Chaos:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
-    def _count(self, size: int) -> None:
+    def _count(self, data: bytes) -> None:
         with self._lock:
-            self.up_bytes += size
+            self.up_bytes += len(data)
+            self.seen += data[: max(0, 100_000 - len(self.seen))]
             due = bool(self.cut_after_bytes) and self.up_bytes >= self.cut_after_bytes[0]
             if due:
                 self.cut_after_bytes.pop(0)
