@@ -63,8 +63,7 @@ def test_a_flood_of_check_ins_is_answered_and_a_submit_gets_through(tmp_path: Pa
                     volunteer.check_in(wants_work=False)
                     answers.append("answered")
                 except Refusal as refusal:
-                    assert refusal.code == "overloaded"
-                    answers.append("turned away")
+                    answers.append(refusal.code)
             return answers
 
         with ThreadPoolExecutor(12) as pool:
@@ -74,4 +73,4 @@ def test_a_flood_of_check_ins_is_answered_and_a_submit_gets_through(tmp_path: Pa
 
     assert verdict == VERDICT_ACCEPTED
     assert len(answers) == 11 * 15
-    assert "answered" in answers
+    assert {"answered"} <= set(answers) <= {"answered", "overloaded"}

@@ -37,7 +37,7 @@ OPEN_RUN = Terms(
     last_version=0,
 )
 COHORT_RUN = replace(OPEN_RUN, synchronous=True)
-FILLING = Situation(version=5, combining=0, round=6, phase=Phase.FILLING, received=1, leased=2, paused=False)
+FILLING = Situation(version=5, combining=0, round=6, phase=Phase.FILLING, received=1, leased=2, age_s=0.0, paused=False)
 REPORTING = replace(FILLING, phase=Phase.REPORTING)
 HERE = Asker(pending=False, contributed=False, wants_work=True, holds=(), listed=frozenset())
 HOLD = Hold(b"lease", round=6, version=5, alive=True, open=True)
@@ -141,6 +141,7 @@ def test_what_cannot_count_is_not_uploaded(terms: Terms, now: Situation, hold: H
         phase=st.sampled_from([Phase.FILLING, Phase.SELECTING, Phase.REPORTING]),
         received=st.integers(0, 4),
         leased=st.integers(0, 4),
+        age_s=st.none() | st.floats(0, 100),
         paused=st.booleans(),
     ),
     st.builds(
@@ -163,8 +164,8 @@ def test_work_is_never_continued_that_would_be_turned_away(now: Situation, hold:
 
 
 def test_an_asynchronous_round_closes_at_its_number_and_has_no_deadline():
-    assert event(OPEN_RUN, replace(FILLING, received=2), age_s=1e9) is None
-    assert event(OPEN_RUN, replace(FILLING, received=3), age_s=None) is Event.GOAL
+    assert event(OPEN_RUN, replace(FILLING, received=2, age_s=1e9)) is None
+    assert event(OPEN_RUN, replace(FILLING, received=3, age_s=None)) is Event.GOAL
 
 
 @pytest.mark.parametrize(
@@ -181,10 +182,10 @@ def test_an_asynchronous_round_closes_at_its_number_and_has_no_deadline():
     ],
 )
 def test_a_synchronous_round_closes_at_its_number_or_its_deadline(received, leased, age_s, expected):
-    now = replace(FILLING, phase=Phase.SELECTING, received=received, leased=leased)
+    now = replace(FILLING, phase=Phase.SELECTING, received=received, leased=leased, age_s=age_s)
 
-    assert event(COHORT_RUN, now, age_s) is expected
+    assert event(COHORT_RUN, now) is expected
 
 
 def test_a_round_that_is_closed_has_nothing_happen_to_it():
-    assert event(COHORT_RUN, replace(FILLING, phase=Phase.AGGREGATING, received=9), age_s=99) is None
+    assert event(COHORT_RUN, replace(FILLING, phase=Phase.AGGREGATING, received=9, age_s=99.0)) is None

@@ -2,14 +2,15 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from potluck.coordinator import rounds
+from potluck.coordinator.answers import Answer, Recent
 from potluck.coordinator.membership import member_of, speaks, spoken
 from potluck.coordinator.pacing import Window, poll_window
 from potluck.coordinator.presence import Presence
-from potluck.coordinator.progress import due, hold, look, turn
+from potluck.coordinator.progress import hold, look, turn
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, Member, Version
@@ -37,26 +38,6 @@ _REASONS: Final[Mapping[rounds.Why, pb.Reason]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a check-in comes to, before anything is written."""
-
-    assignment: rounds.Assignment
-    cancel: Mapping[bytes, str]
-    """Leases that the client lists and should drop, with why."""
-    stale: tuple[bytes, ...]
-    """Open leases that no update can count for any more."""
-    now: rounds.Situation
-    version: Version
-    due: bool
-    """Something happened to the round that is not written down yet, such as its deadline."""
-
-    @property
-    def quiet(self) -> bool:
-        """Whether there is nothing to write."""
-        return not self.due and not self.stale and isinstance(self.assignment, rounds.Decline | rounds.Finished)
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class CheckIns:
@@ -64,6 +45,7 @@ class CheckIns:
 
     site: Site
     presence: Presence
+    recent: Recent = field(default_factory=Recent)
 
     def check_in(self, envelope: Envelope) -> pb.CheckInReply:
         """Reconcile what the client holds with what it should, and give it work where there is some.
@@ -77,17 +59,14 @@ class CheckIns:
                 f"run {request.run_id[:64]!r}, {len(request.held)} held leases", code="bad_request", fix="join again"
             )
         now_s = self.site.clock.now_s()
-        with self.site.store.reading() as books:
-            member = member_of(books, peer_id(envelope.signer))
-            self.presence.witness(member, boot_id=request.boot_id, seqno=request.seqno, now_s=now_s)
-            answer = self._decide(books, member, request, now_s)
+        answer = self._answer(peer_id(envelope.signer), request, now_s)
         reply = self._unable(request)
         if reply is None:
             reply = pb.CheckInReply()
             if answer.quiet:
                 self._say(reply, answer)
             else:
-                answer = self._act(reply, member, request, now_s)
+                answer = self._act(reply, answer.member, request, now_s)
         return self._finish(reply, answer, now_s)
 
     def renew(self, envelope: Envelope) -> pb.RenewReply:
@@ -119,6 +98,21 @@ class CheckIns:
             lease = own_lease(books, peer_id(envelope.signer), request.lease_id)
             books.leases.end(lease.lease_id, LeaseState.ABORTED)
         return pb.AbortReply()
+
+    def _answer(self, client_id: str, request: pb.CheckInRequest, now_s: float) -> Answer:
+        """Return the answer to a client that shows itself to be one and no copy of one."""
+        changes = self.site.store.changes  # before the look: what is kept may be newer than its number, never older
+        answer = self.recent.find(changes, client_id, request)
+        if answer is not None:
+            self.presence.witness(answer.member, boot_id=request.boot_id, seqno=request.seqno, now_s=now_s)
+            return answer
+        with self.site.store.reading() as books:
+            member = member_of(books, client_id)
+            self.presence.witness(member, boot_id=request.boot_id, seqno=request.seqno, now_s=now_s)
+            answer = self._decide(books, member, request, now_s)
+        if answer.lasting(self.site.plan.terms):
+            self.recent.keep(changes, request, answer)
+        return answer
 
     def _unable(self, request: pb.CheckInRequest) -> pb.CheckInReply | None:
         """Return the answer to a client that cannot work here as it is, or None."""
@@ -155,8 +149,16 @@ class CheckIns:
         if version is None:
             raise Refusal(f"version {now.version} is missing in the database", fix="the operator has to restore it")
         stale = tuple(lease_id for lease_id in holds if lease_id not in kept)
-        happened = due(self.site, books) is not None
-        return Answer(rounds.assignment(terms, now, asker), cancel, stale, now, version, happened)
+        return Answer(
+            member=member,
+            assignment=rounds.assignment(terms, now, asker),
+            cancel=cancel,
+            stale=stale,
+            holds=len(holds),
+            now=now,
+            version=version,
+            due=rounds.event(terms, now) is not None,
+        )
 
     def _why_not(self, books: Books, member: Member, lease_id: bytes) -> str:
         """Say why a client should drop a lease."""

@@ -38,6 +38,7 @@ def look(books: Books, now_s: float) -> rounds.Situation:
         phase=None if current is None else current.phase,
         received=0 if current is None else books.intake.received(current.number),
         leased=0 if current is None else books.leases.alive_in(current.number, now_s),
+        age_s=None if current is None or current.started_s is None else now_s - current.started_s,
         paused=run.paused,
     )
 
@@ -51,9 +52,7 @@ def hold(lease: LeaseRecord, now_s: float) -> rounds.Hold:
 
 def due(site: Site, books: Books) -> Event | None:
     """Return what has happened to the open round and is not written down yet, if anything."""
-    now_s, current = site.clock.now_s(), books.rounds.current()
-    age_s = None if current is None or current.started_s is None else now_s - current.started_s
-    return rounds.event(site.plan.terms, look(books, now_s), age_s)
+    return rounds.event(site.plan.terms, look(books, site.clock.now_s()))
 
 
 def advance(site: Site, books: Books) -> bool:

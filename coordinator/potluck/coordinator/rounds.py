@@ -64,6 +64,8 @@ class Situation:
     """Updates that the round has."""
     leased: int
     """Leases of that round that are alive and have no update yet."""
+    age_s: float | None
+    """Seconds since that round's first lease; none while it has none."""
     paused: bool
 
     def done(self, terms: Terms) -> bool:
@@ -248,18 +250,15 @@ def weight_text(tau: int) -> str:
     return f"{staleness_weight(tau):.2f} times"
 
 
-def event(terms: Terms, now: Situation, age_s: float | None) -> Event | None:
-    """Return what has happened to the open round, if anything.
-
-    *age_s*: seconds since its first lease, or None while it has none.
-    """
+def event(terms: Terms, now: Situation) -> Event | None:
+    """Return what has happened to the open round, if anything."""
     if now.phase not in OPEN:
         return None
     if now.received >= terms.cohort:
         return Event.GOAL
     if not terms.synchronous:
         return None
-    if age_s is not None and age_s >= terms.deadline_s:
+    if now.age_s is not None and now.age_s >= terms.deadline_s:
         return Event.ENOUGH if now.received >= terms.minimum else Event.TOO_FEW
     if now.phase is Phase.SELECTING and now.leased + now.received >= terms.seats:
         return Event.SELECTED

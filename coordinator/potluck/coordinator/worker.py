@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Final, final
 
@@ -18,6 +19,8 @@ from potluck.coordinator.traffic import Traffic
 LOG = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 """Longest time until a deadline, or what another process wrote into the database, is noticed."""
+FLUSH_S: Final = 5.0
+"""Longest time until what is only in memory, and may be lost in a crash, is written down."""
 LONGEST_S: Final = 30.0
 """Longest time until what failed is tried again."""
 
@@ -32,6 +35,7 @@ class Worker:
     traffic: Traffic
     trouble: str = field(default="", init=False)
     in_charge: bool = field(default=True, init=False)
+    _flushed_s: float = field(default=0.0, init=False)
     _pause_s: float = field(default=TICK_S, init=False)
     _settled: int = field(default=-1, init=False)
     """The last version whose release is written."""
@@ -62,17 +66,18 @@ class Worker:
     def _run(self) -> None:
         log = LogFile(self.site)
         while self.in_charge:
+            self.site.bell.clear()  # before the question, or the bell of stop() could be missed
             stopping = self._stopping.is_set()
-            self.site.bell.clear()
-            self._once(log)
+            self._once(log, stopping=stopping)
             if stopping:  # once more after the last call, so that nothing stays unwritten
                 return
             self.site.bell.wait(self._pause_s)
 
-    def _once(self, log: LogFile) -> None:
+    def _once(self, log: LogFile, *, stopping: bool) -> None:
         """Do all there is to do.  What fails is told and tried again; one that cannot combine still serves."""
         try:
             self._tend()
+            self._flush(at_once=stopping)
             combine_rounds(self.site)
             with self.site.store.reading() as books:
                 version = books.run().version
@@ -92,14 +97,25 @@ class Worker:
             self._fail(f"{type(error).__name__}: {error}")
 
     def _tend(self) -> None:
-        """End a round whose time ran out, and write down what is only in memory."""
+        """Learn what other processes wrote, and end a round whose time ran out."""
         with self.site.store.reading() as books:
-            check_fence(self.site.fence, books.run().fence)
+            run = books.run()
+            check_fence(self.site.fence, run.fence)
+            self.site.store.noticed(run.changes)
             happened = due(self.site, books)
-        if happened or self.presence.unsaved or self.traffic.unsaved:
-            with turn(self.site) as books:
-                self.presence.save(books)
-                self.traffic.save(books)
+        if happened:
+            with turn(self.site):
+                pass  # before and after it, the round is where it belongs
+
+    def _flush(self, *, at_once: bool) -> None:
+        """Write down who was here and how many bytes went by, which changes no answer."""
+        now_s = time.monotonic()
+        if not (self.presence.unsaved or self.traffic.unsaved) or (now_s - self._flushed_s < FLUSH_S and not at_once):
+            return
+        with self.site.store.writing(self.site.fence, counts=False) as books:
+            self.presence.save(books)
+            self.traffic.save(books)
+        self._flushed_s = now_s
 
     def _fail(self, words: str) -> None:
         if words != self.trouble:

@@ -111,7 +111,7 @@ def verify_log(path: Path, *, coordinator_key: bytes | None = None, seen: bytes 
     head_file = log.with_name(HEAD_FILE)
     try:
         text = head_file.read_text("utf-8")  # before the log, which only ever grows
-        lines = log.read_text("utf-8").splitlines()
+        lines = log.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadLog(f"{log} cannot be read with its head: {error}", fix=f"put {LOG_FILE} beside {HEAD_FILE}") from None
     payload, signer = signed_payload(text, Purpose.LOG, coordinator_key=coordinator_key)

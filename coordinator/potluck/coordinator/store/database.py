@@ -86,7 +86,16 @@ class Books:
         row = self.session.get(RunRow, RUN)
         if row is None:
             raise NoRun("this database holds no run", fix="start one with `potluck host RECIPE`")
-        return RunRecord(row.run_id, row.recipe_json, row.version, row.paused, row.fence, row.bytes_in, row.bytes_out)
+        return RunRecord(
+            run_id=row.run_id,
+            recipe_json=row.recipe_json,
+            version=row.version,
+            paused=row.paused,
+            fence=row.fence,
+            changes=row.changes,
+            bytes_in=row.bytes_in,
+            bytes_out=row.bytes_out,
+        )
 
     def has_run(self) -> bool:
         """Whether there is a run here yet."""
@@ -95,7 +104,7 @@ class Books:
     def create_run(self, run_id: str, recipe_json: str) -> None:
         """Write the run down, at version 0, of which there is no row yet."""
         row = RunRow(id=RUN, run_id=run_id, recipe_json=recipe_json, version=0, paused=False, fence=0)
-        row.bytes_in = row.bytes_out = 0
+        row.changes = row.bytes_in = row.bytes_out = 0
         self.session.add(row)
         self.session.flush()
 
@@ -112,6 +121,8 @@ class Store:
     """The database of one run."""
 
     def __init__(self, engine: Engine) -> None:
+        self.changes = 0
+        """The number of the last writing transaction known here; those of other processes are learnt by noticed()."""
         self._writers = engine
         options: dict[str, Any] = {"potluck_reading": True}
         if engine.dialect.name != "sqlite":
@@ -136,11 +147,12 @@ class Store:
             yield Books(session)
 
     @contextmanager
-    def writing(self, fence: int | None = None) -> Iterator[Books]:
+    def writing(self, fence: int | None = None, *, counts: bool = True) -> Iterator[Books]:
         """One transaction: all of it is kept when the block ends well, nothing when it raises.
 
         The row of the run is locked first, so writers take turns on every database and what one has read stays true
-        until it ends.  With *fence*, it must still be the number of the coordinator in charge.
+        until it ends.  With *fence*, it must still be the number of the coordinator in charge.  One that *counts*
+        makes every answer that was found before it be looked up again.
 
         Raises:
             Superseded: another coordinator took over.
@@ -150,6 +162,14 @@ class Store:
             row = session.scalar(select(RunRow).where(RunRow.id == RUN).with_for_update())
             check_fence(fence, None if row is None else row.fence)
             yield Books(session)
+            row = row or session.get_one(RunRow, RUN)
+            row.changes += counts
+            session.flush()
+        self.noticed(row.changes)
+
+    def noticed(self, changes: int) -> None:
+        """Take note of the number of the last writing transaction, whoever made it."""
+        self.changes = max(self.changes, changes)
 
     def close(self) -> None:
         """Close all connections."""

@@ -53,6 +53,8 @@ class RunRecord:
     paused: bool
     fence: int
     """Number of the coordinator that may commit."""
+    changes: int
+    """Writing transactions, ever: equal numbers mean that nothing in the database changed."""
     bytes_in: int
     """Update bytes received, ever."""
     bytes_out: int

@@ -30,6 +30,7 @@ class RunRow(Table):
     version: Mapped[int]
     paused: Mapped[bool]
     fence: Mapped[int]
+    changes: Mapped[int] = mapped_column(BigInteger)
     bytes_in: Mapped[int] = mapped_column(BigInteger)
     bytes_out: Mapped[int] = mapped_column(BigInteger)
 
