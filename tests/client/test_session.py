@@ -267,7 +267,7 @@ def test_a_trainer_that_fails_gives_its_lease_back_and_three_in_a_row_end_the_se
         client.run(trainer)
 
     assert [task.reason for task in history_of(client.home).tasks] == ["the base model does not fit"] * 3
-    assert [trouble.fix for trouble in of_kind(client, Trouble)] == ["fix: get a larger machine"] * 3
+    assert [trouble.fix for trouble in of_kind(client, Trouble)] == ["get a larger machine"] * 3
     assert hosted.coordinator.status().leases == 0
 
 

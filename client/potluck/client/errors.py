@@ -53,3 +53,8 @@ class Interrupted(PotluckError):
 
 class Leaving(PotluckError):
     """The owner asked to leave the run."""
+
+
+def fix_of(error: PotluckError) -> str:
+    """Return what to do about *error*, in one line; empty where nothing is known."""
+    return "; ".join(note.removeprefix("fix: ") for note in getattr(error, "__notes__", []))

@@ -9,7 +9,7 @@ from typing import Final, final
 from potluck.aggregation.errors import PotluckError
 from potluck.client.clock import Clock
 from potluck.client.consent import ConsentCard, Estimate, coordinator_words, rough_estimate, update_bytes
-from potluck.client.errors import NotReady, Unreachable
+from potluck.client.errors import NotReady, Unreachable, fix_of
 from potluck.client.gate import Reading
 from potluck.client.limits import GIB
 from potluck.client.link import ABOUT, Link
@@ -135,8 +135,7 @@ class Preflight:
 
 def _error(name: str, error: PotluckError) -> Check:
     """Return *error* as a check."""
-    fix = "; ".join(note.removeprefix("fix: ") for note in getattr(error, "__notes__", []))
-    return Check(name, Verdict.ERROR, str(error), fix)
+    return Check(name, Verdict.ERROR, str(error), fix_of(error))
 
 
 def check_invite(found: Preflight) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from potluck.client.checkin import CheckIns
 from potluck.client.clock import Clock, SystemClock
 from potluck.client.delivery import deliver
 from potluck.client.endings import Ended, Ending
-from potluck.client.errors import BadReceipt, DiskFull, Interrupted, Leaving, NotJoined, WrongDigest
+from potluck.client.errors import BadReceipt, DiskFull, Interrupted, Leaving, NotJoined, WrongDigest, fix_of
 from potluck.client.events import Happening, Offline, Trouble, Waiting, When
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
@@ -229,24 +229,16 @@ class Session:
         except Refusal as refusal:
             if refusal.retryable or refusal.code in FATAL:
                 raise
-            self._give_up(station, task, refusal)
+            station.give_up(task, refusal)
         except (BadReceipt, BadSignature, DiskFull, Interrupted, Leaving, WrongDigest):
             raise
         except PotluckError as error:  # the trainer's: the data, the base model or the machine does not fit
             self._failures += 1
-            self._give_up(station, task, error)
+            station.give_up(task, error)
             if self._failures >= FAILURES:
                 raise
         else:
             self._failures = 0 if task.is_sealed else self._failures
-
-    def _give_up(self, station: Station, task: Task, error: PotluckError) -> None:
-        """Drop *task*; the coordinator hears the kind of trouble only, for its words may name files."""
-        station.tell(Trouble(str(error), "; ".join(getattr(error, "__notes__", []))))
-        if not self._outbox.task(task.lease_id).is_over:
-            station.move(self._outbox.task(task.lease_id), Event.DROPPED, reason=str(error))
-            station.abort(task.lease_id, type(error).__name__)
-            station.clean(task)
 
     def _spend(self, station: Station, task: Task) -> float:
         """Count the time since the last look at the same task in the same state; return its sum, in seconds."""
@@ -277,7 +269,7 @@ class Session:
         """Wait after a failure, longer each time in a row."""
         patience = self._around.patience
         if for_good:
-            station.tell(Trouble(str(error), "; ".join(getattr(error, "__notes__", []))))
+            station.tell(Trouble(str(error), fix_of(error)))
             seconds = patience.for_good_s * (0.8 + 0.4 * float(self._rng.random()))
         else:
             seconds = patience.wait_s(station.link.failures, self._rng, retry_in_s)

@@ -8,8 +8,10 @@ from typing import final
 
 import numpy as np
 
+from potluck.aggregation.errors import PotluckError
 from potluck.client.clock import Clock
-from potluck.client.events import Happening, Moved, When
+from potluck.client.errors import fix_of
+from potluck.client.events import Happening, Moved, Trouble, When
 from potluck.client.home import Home
 from potluck.client.identity import Identity
 from potluck.client.link import ABORT, Link
@@ -82,6 +84,15 @@ class Station:
         self.clean(task)
         if give_back:
             self.abort(task.lease_id, reason)
+
+    def give_up(self, task: Task, error: PotluckError) -> None:
+        """Drop *task* because of *error*.  The coordinator hears only what kind it is: its words may name files."""
+        self.tell(Trouble(str(error), fix_of(error)))
+        task = self.outbox.task(task.lease_id)
+        if not task.is_over:
+            self.move(task, Event.DROPPED, reason=str(error))
+            self.clean(task)
+            self.abort(task.lease_id, type(error).__name__)
 
     def abort(self, lease_id: bytes, reason: str) -> None:
         """Give a lease back; if that fails, the coordinator sends the lease again and it is given back then."""

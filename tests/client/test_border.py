@@ -1,4 +1,4 @@
-"""A receipt is kept only if the coordinator signed it, and for this very update."""
+"""What crosses the border: receipts come in only if they are right, and no words of ours go out."""
 
 import secrets
 from hashlib import sha256
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fakes import FakeClock, FakeSensors, FakeTrainer
+from fakes import FakeClock, FakeSensors, FakeTrainer, NoFit
 from potluck.client.delivery import kept
 from potluck.client.errors import BadReceipt
+from potluck.client.events import Trouble
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.link import Alone, Link
@@ -130,3 +131,28 @@ def test_a_receipt_that_was_changed_on_the_way_is_refused(station):
 
     with pytest.raises(BadSignature):
         kept(station, TASK, envelope)
+
+
+class RecordingLink:
+    """A link that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def call(self, _call: object, request: Envelope) -> None:
+        self.sent.append(request.SerializeToString())
+
+
+def test_an_error_that_names_a_file_or_quotes_the_text_stays_on_this_machine(station):
+    """The coordinator hears what kind of trouble it was; the volunteer reads all of it."""
+    station.link, told = RecordingLink(), []
+    station.tell = told.append
+    station.outbox.add(TASK.terms)
+
+    station.give_up(TASK, NoFit("/home/me/diary.txt: 'dear diary' cannot be read", fix="remove diary.txt"))
+
+    (sent,) = station.link.sent
+    assert b"NoFit" in sent
+    assert b"diary" not in sent
+    assert Trouble("/home/me/diary.txt: 'dear diary' cannot be read", "remove diary.txt") in told
+    assert "dear diary" in station.outbox.task(TASK.lease_id).reason
