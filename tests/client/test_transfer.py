@@ -167,7 +167,7 @@ def test_an_upload_that_the_coordinator_does_not_know_is_refused_for_good(sender
 def test_a_broken_download_goes_on_where_it_stopped_and_is_verified_at_the_end(reader, tmp_path):
     digest, size = newest(reader)
     path = tmp_path / digest.hex()
-    got = []
+    got, before = [], reader.proxy.connections
 
     def on_bytes(done: int, _total: int) -> None:
         got.append(done)
@@ -176,7 +176,8 @@ def test_a_broken_download_goes_on_where_it_stopped_and_is_verified_at_the_end(r
 
     breaks = persistently(lambda: reader.transfers.fetch(digest, size, path, on_bytes))
 
-    assert breaks == 1
+    assert breaks <= 1  # gRPC may notice between two calls, and then none of them fails
+    assert reader.proxy.connections == before + 2
     assert sha256(path.read_bytes()).digest() == digest
     assert got == sorted(set(got))  # no chunk twice
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
