@@ -1,11 +1,9 @@
 """The command line: what each verb is called and takes.  What it does is in the module that it calls."""
 
-import contextlib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ import typer
 
 from potluck.aggregation.errors import PotluckError
 from potluck.cli.durations import seconds
+from potluck.cli.extras import needs
 from potluck.cli.report import fail
 
 app = typer.Typer(
@@ -29,23 +28,6 @@ RunFolder = Annotated[
     Path | None, typer.Option("--folder", help="The coordinator's folder; found by itself where there is one here.")
 ]
 OPERATOR, VOLUNTEER, ANYBODY = "Host a run", "Take part", "Use what came out"
-
-
-class MissingExtra(PotluckError):
-    """An optional package is needed and not installed."""
-
-
-@contextlib.contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Turn a missing optional package into advice; a missing module of our own stays a bug."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("potluck"):
-            raise
-        raise MissingExtra(
-            f"this command needs {missing.name}, which is not installed", fix=f"pip install 'potluck[{extra}]'"
-        ) from None
 
 
 @app.command(rich_help_panel=ANYBODY)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from potluck.cli.app import needs
+from potluck.cli.extras import needs
 from potluck.cli.operating import remember, summary
 from potluck.cli.report import say, show, warn
 from potluck.coordinator.desk import Status
