@@ -11,6 +11,7 @@ from potluck.client.training.errors import BadBase
 from potluck.wire.recipe import Recipe
 
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
+_LARGEST: Final = 9_999  # in a range, as the recipe reads one
 
 
 def completed(recipe: Recipe, cache: Path, progress: Callable[[str], None] = lambda _: None) -> Recipe:
@@ -48,7 +49,7 @@ def ranges(modules: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]
         else:
             groups[name[: found.start()], name[found.end() :], sides].add(int(found.group()))
     for (head, tail, sides), numbers in groups.items():
-        whole = len(numbers) == max(numbers) - min(numbers) + 1 > 1
+        whole = len(numbers) == max(numbers) - min(numbers) + 1 > 1 and max(numbers) <= _LARGEST
         names = [f"{{{min(numbers)}..{max(numbers)}}}"] if whole else [str(n) for n in numbers]
         plain |= {f"{head}{number}{tail}": sides for number in names}
     return dict(sorted(plain.items()))

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel
 
 from potluck.aggregation import Limits, LowRank, Start, decode, deltas, from_tensors, start
+from potluck.aggregation.errors import BadTensor
 from potluck.client import data
 from potluck.client.training import bases
 from potluck.client.training.adapters import attach, detach, factors
@@ -159,15 +161,17 @@ def begun(job: Job) -> Start:
 
 
 def adapter_at(path: Path, recipe: Recipe) -> dict[str, LowRank]:
-    """Return the shared adapter in the blob at *path*, float32, scale 1.
+    """Return the shared adapter in the blob at *path*, which is named by its SHA-256: float32, scale 1.
 
     Raises:
         BadTensor: the blob is damaged, or larger than the recipe's adapter can be.
     """
     modules = recipe.modules()
     values = sum((d + k) * (recipe.pipeline().rank or 0) for d, k in modules.values())
-    limits = Limits(max_bytes=path.stat().st_size, max_tensors=2 * len(modules), max_values=values)
-    return from_tensors(decode(path.read_bytes(), limits=limits))
+    found = path.read_bytes()
+    if sha256(found).hexdigest() != path.name:  # one changed bit would give a start that the coordinator does not know
+        raise BadTensor(f"the shared adapter at {path} is damaged", fix="delete that file; it is downloaded again")
+    return from_tensors(decode(found, limits=Limits(len(found), max_tensors=2 * len(modules), max_values=values)))
 
 
 def measured(model: Any, tokenizer: Any, recipe: Recipe, held_out: tuple[data.Sample, ...]) -> float:  # noqa: ANN401
