@@ -102,8 +102,8 @@ def show_outcome(outcome: Outcome, took_s: float) -> None:
     gain = {arm: outcome.over_all(arm) - outcome.over_all("shared") for arm in arms}
     say(
         "",
-        f"The shared adapter, after {outcome.versions} versions, beats the base on {better} of {count} volunteers'",
-        f"text, and training alone on {ahead} of {count}.  Over all it is {gain['base']:.3f} nats better than the base,",
+        f"After {outcome.versions} versions the shared adapter beats the base on {better} of {count} volunteers' text,",
+        f"and training alone on {ahead} of {count}.  Over all it is {gain['base']:.3f} nats better than the base,",
         f"and {abs(gain['alone']):.3f} {'better' if gain['alone'] > 0 else 'worse'} than training alone.",
         "",
         f"The released adapter: {outcome.release}",
