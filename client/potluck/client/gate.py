@@ -76,10 +76,10 @@ STOPS_NETWORK: Final = frozenset({Reason.PAUSED_BY_USER, Reason.BATTERY_LOW})
 
 UNKNOWN: Final[Mapping[Reason, str]] = MappingProxyType(
     {
-        Reason.ON_BATTERY: "cannot tell mains from battery here; to run anyway: potluck limits --on-battery",
-        Reason.CPU_BUSY: "cannot measure other programs here; to run anyway: potluck limits --busy-share 1",
-        Reason.RAM_LOW: "cannot measure free memory here; to run anyway: potluck limits --min-free-ram 0",
-        Reason.DISK_LOW: "cannot measure free disk here; to run anyway: potluck limits --min-free-disk 0",
+        Reason.ON_BATTERY: "cannot tell mains from battery here; to run anyway: potluck limits on_battery=true",
+        Reason.CPU_BUSY: "cannot measure other programs here; to run anyway: potluck limits busy_share=1",
+        Reason.RAM_LOW: "cannot measure free memory here; to run anyway: potluck limits min_free_ram_gib=0",
+        Reason.DISK_LOW: "cannot measure free disk here; to run anyway: potluck limits min_free_disk_gib=0",
     }
 )
 
