@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from potluck.aggregation.errors import BadSetting
 from potluck.cli.extras import needs
 from potluck.cli.operating import remember, summary
 from potluck.cli.report import say, show, warn
 from potluck.coordinator.desk import Status
-from potluck.coordinator.server import Coordinator
+from potluck.coordinator.server import CannotListen, Coordinator
+from potluck.coordinator.store.records import Version
 from potluck.wire.recipe import Recipe
 
 MODEL_FILE: Final = "model.json"
 FIRST_USES: Final = 10
 EVERYWHERE: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared with, not bound to
 TICK_S: Final = 0.5
+LAST_PORT: Final = 65_535
 
 
 @final
@@ -43,16 +46,20 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     written = Recipe.read(asked.recipe)
     folder = asked.folder or Path(f"potluck-{written.run.name.lower().replace(' ', '-')}")
+    for address in asked.addresses:
+        parted(address)
+    check_free(asked.listen)
     recipe = written if written.complete else filled_in(written, folder, quiet=as_json)
     coordinator = Coordinator.open(folder, recipe, database_url=asked.database)
     try:
+        keep_model(written, recipe, folder)
         port = coordinator.listen(asked.listen)
         addresses = asked.addresses or (reachable(asked.listen, port),)
         remember(folder, addresses, asked.database)
         first = not coordinator.desk.invites.all()
         token = coordinator.invite(addresses, uses=FIRST_USES) if first else ""
-        announce(coordinator.status(), folder, addresses, token, as_json=as_json)
         with stopping() as stopped:
+            announce(coordinator.status(), folder, addresses, token, as_json=as_json)
             watch(coordinator, folder, stopped, as_json=as_json)
     finally:
         coordinator.stop()
@@ -66,9 +73,10 @@ def watch(coordinator: Coordinator, folder: Path, stopped: threading.Event, *, a
     version, trouble = coordinator.status().version, ""
     while not stopped.wait(TICK_S):
         now = coordinator.status()
-        if now.version > version:
+        if now.version > version and coordinator.wait_for_version(now.version, TICK_S):  # its release is written, too
+            for made in reversed([one for one in now.versions if one.version > version]):
+                tell_version(made, now, folder, as_json=as_json)
             version = now.version
-            tell_version(now, folder, as_json=as_json)
         state = (now.round, now.received, now.members, now.leases, now.paused)
         if state != seen:
             seen = state
@@ -104,14 +112,13 @@ def announce(now: Status, folder: Path, addresses: tuple[str, ...], token: str, 
     say("Ctrl-C ends it; nothing is lost", "")
 
 
-def tell_version(now: Status, folder: Path, *, as_json: bool) -> None:
+def tell_version(made: Version, now: Status, folder: Path, *, as_json: bool) -> None:
     """Tell that there is a new version."""
-    made = now.versions[0]
-    release = folder / "releases" / f"v{now.version:04d}"
+    release = folder / "releases" / f"v{made.version:04d}"
     if as_json:
         facts = {
             "event": "version",
-            "version": now.version,
+            "version": made.version,
             "contributors": made.contributors,
             "examples": made.examples,
             "loss_before": made.loss_before,
@@ -125,8 +132,8 @@ def tell_version(now: Status, folder: Path, *, as_json: bool) -> None:
         show(facts, as_json=True)
         return
     losses = f", their own held-out loss {made.loss_before:.3f} → {made.loss_after:.3f}" if made.loss_after else ""
-    say(f"version {now.version}: {made.contributors} volunteers, {made.examples} examples{losses}; {release}")
-    if now.done:
+    say(f"version {made.version}: {made.contributors} volunteers, {made.examples} examples{losses}; {release}")
+    if made.version == now.last_version:
         say("that was the last version: the run is done. Volunteers who come by are told; Ctrl-C ends it")
 
 
@@ -144,20 +151,60 @@ def tell_state(now: Status, *, as_json: bool) -> None:
 def filled_in(recipe: Recipe, folder: Path, *, quiet: bool) -> Recipe:
     """Return *recipe* with its base model pinned: as this folder has it already, or from the model itself."""
     kept = folder / MODEL_FILE
-    asked = {"base": recipe.model.base, "revision": recipe.model.revision, "targets": list(recipe.adapter.targets)}
     if kept.exists():
         found = json.loads(kept.read_text("utf-8"))
-        if found["asked"] == asked:
+        if found["asked"] == asked_for(recipe):
             model = recipe.model.model_validate_json(json.dumps(found["model"]))
             return recipe.model_copy(update={"model": model})
     with needs("client"):
         from potluck.client.home import cache_of_user
         from potluck.client.training.completing import completed
 
-        whole = completed(recipe, cache_of_user(os.environ), lambda words: None if quiet else say(words))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"asked": asked, "model": whole.model.model_dump(mode="json")}), "utf-8")
-    return whole
+        return completed(recipe, cache_of_user(os.environ), lambda words: None if quiet else say(words))
+
+
+def keep_model(written: Recipe, whole: Recipe, folder: Path) -> None:
+    """Keep what was filled in, so that the next start needs neither the base model nor torch."""
+    if written.complete:
+        return
+    kept = {"asked": asked_for(written), "model": whole.model.model_dump(mode="json")}
+    draft = folder / f"{MODEL_FILE}.new"
+    draft.write_text(json.dumps(kept), "utf-8")
+    draft.replace(folder / MODEL_FILE)
+
+
+def asked_for(recipe: Recipe) -> dict[str, object]:
+    """Return what decides which base model, and which modules of it, a recipe means."""
+    return {"base": recipe.model.base, "revision": recipe.model.revision, "targets": list(recipe.adapter.targets)}
+
+
+def parted(address: str) -> tuple[str, int]:
+    """Return the host and the port in "host:port".
+
+    Raises:
+        BadSetting: it is not that.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) <= LAST_PORT):
+        raise BadSetting(f"{address!r} is no address", fix="write HOST:PORT, such as 0.0.0.0:8470")
+    return host, int(port)
+
+
+def check_free(listen: str) -> None:
+    """Look whether the address can be listened on, before anything is written.
+
+    Raises:
+        BadSetting: it is no address.
+        CannotListen: it is in use, or none of this machine's.
+    """
+    host, port = parted(listen)
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        raise CannotListen(
+            f"cannot listen on {listen}: {error.strerror or error}", fix="choose another: --listen HOST:PORT"
+        ) from None
 
 
 def reachable(listen: str, port: int) -> str:
