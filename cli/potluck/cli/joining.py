@@ -58,6 +58,8 @@ def run_join(asked: Joining, *, as_json: bool) -> None:
     """Join a run, or go on with the one that this home is in."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     home = Home.of_user(os.environ)
+    with home.occupied():  # a second session is told before it changes what the first one works on
+        pass
     outbox = Outbox.open(home.outbox)
     try:
         token = token_of(asked.invite)
