@@ -98,7 +98,9 @@ def alone(model: Any, tokenizer: Any, recipe: Recipe, arms: Arms, tell: Tell) ->
 def say(model: Any, tokenizer: Any, prompt: str, *, adapters: bool) -> str:  # noqa: ANN401
     """Return what the model replies to *prompt*."""
     turns = (Part(role="", text=prompt, trained=False),)
-    return reply(model, tokenizer, turns, Sampling(max_new_tokens=REPLY_TOKENS, temperature=TEMPERATURE), adapters=adapters)
+    return reply(
+        model, tokenizer, turns, Sampling(max_new_tokens=REPLY_TOKENS, temperature=TEMPERATURE), adapters=adapters
+    )
 
 
 def main(path: str) -> None:

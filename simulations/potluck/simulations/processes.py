@@ -69,7 +69,8 @@ def start(name: str, module: Sequence[str], *, log: Path, env: Mapping[str, str]
     *hear* runs on a thread of the child's own.  A line that is not JSON goes to the log beside stderr.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as errors:
+    log.unlink(missing_ok=True)
+    with log.open("a", encoding="utf-8") as errors:  # both append: neither writes over the other's lines
         process = subprocess.Popen(  # noqa: S603 - our own modules only
             [sys.executable, "-m", *module],
             stdin=subprocess.DEVNULL,
@@ -88,12 +89,14 @@ def _listen(name: str, process: "subprocess.Popen[str]", log: Path, hear: Hear) 
     """Pass on each line of the child's stdout until it closes."""
     if process.stdout is None:
         return
-    for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            with log.open("a", encoding="utf-8") as also:
+    with process.stdout, log.open("a", encoding="utf-8") as also:
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict):
+                hear(name, event)
+            else:
                 also.write(line)
-            continue
-        if isinstance(event, dict):
-            hear(name, event)
+                also.flush()
