@@ -17,10 +17,11 @@ from potluck.client.training import bases
 from potluck.client.training.adapters import mount
 from potluck.client.training.export import CONFIG, read_peft, write_merged, write_peft
 from potluck.client.training.generate import Sampling, reply
+from potluck.client.training.gguf_lora import write_gguf
 from potluck.client.training.local import adapter_at, base_of
 from potluck.wire.recipe import Recipe
 
-FORMATS: Final = ("peft", "merged")
+FORMATS: Final = ("peft", "merged", "gguf")
 
 
 @final
@@ -72,6 +73,9 @@ def export_to(to: Path, form: str, adapter: Path | None, *, as_json: bool) -> No
     shared = shared_adapter(adapter, quiet=as_json)
     if form == "peft":
         write_peft(shared.adapter, to, base=shared.base.name)
+    elif form == "gguf":
+        to.mkdir(parents=True, exist_ok=True)
+        write_gguf(shared.base, shared.adapter, to / "adapter.gguf")
     else:
         write_merged(shared.base, shared.adapter, to)
     show({"wrote": str(to), "format": form, "adapter": shared.name, "base": shared.base.name}, as_json=as_json)
