@@ -214,19 +214,19 @@ def try_(
 @app.command(rich_help_panel=ANYBODY)
 def export(
     to: Annotated[Path, typer.Option("--to", help="A new folder.")],
-    format: Annotated[
+    form: Annotated[
         str, typer.Option("--format", help="peft (an adapter), merged (a whole model) or gguf (for llama.cpp).")
-    ] = "peft",  # noqa: A002
+    ] = "peft",
     adapter: Annotated[
         Path | None, typer.Option(help="A release folder; by default the shared adapter of the run you are in.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the shared adapter for other programs: PEFT, llama.cpp, or the base model with it merged in."""
+    """Write the shared adapter for other programs: PEFT, llama.cpp, or merged into the base model."""
     with needs("client"):
         from potluck.cli.using import export_to
 
-        export_to(to, format, adapter, as_json=as_json)
+        export_to(to, form, adapter, as_json=as_json)
 
 
 @app.command(rich_help_panel=ANYBODY)
