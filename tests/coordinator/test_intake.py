@@ -161,6 +161,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "extra tensor": lambda: encode(tensors(lora_C=np.zeros((1, 1), np.float32)), "fp32"),
     "missing tensor": missing,
     "path in a name": lambda: encode(tensors() | {"../../etc/passwd": np.zeros((1, 1), np.float32)}, "fp32"),
+    "too large to multiply": lambda: encode(tensors(lora_A=np.full((2, 12), 3e38, np.float32)), "fp32"),
     "cut off": lambda: encode(tensors(), "fp32")[:-100],
     "pickle": lambda: b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
     "header of a terabyte": lambda: struct.pack("<Q", 1 << 40) + b"{}",

@@ -4,16 +4,18 @@ What is combined was written down when the round closed.  It is sorted by digest
 and added with one BLAS thread: the same inputs give the same bits, in any order of arrival, however often it is done.
 """
 
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final, overload
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from potluck.aggregation import LowRank, Report, Update, aggregate, broadcast, encode, from_deltas, start, to_tensors
-from potluck.aggregation.errors import PotluckError
+from potluck.aggregation.errors import BadUpdate, PotluckError
 from potluck.coordinator.checkpoints import Checkpoint, published, read_checkpoint
 from potluck.coordinator.phases import Event, Phase, after
 from potluck.coordinator.progress import abandon, open_round
@@ -49,7 +51,10 @@ class Inputs(Sequence[Update]):
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         row = self.rows[place]
-        changes = decode_update(self.site.folders.spool.read(row.digest), self.site.plan.manifest)
+        data = self.site.folders.spool.read(row.digest)
+        if hashlib.sha256(data).digest() != row.digest:
+            raise BadUpdate(f"update {row.digest.hex()[:16]}… was damaged on this disk", fix="check the disk")
+        changes = decode_update(data, self.site.plan.manifest)
         self.site.on_step(Step.COMPUTE, When.INSIDE)
         return from_deltas(
             changes, self._start(row.version), examples=row.examples, steps=row.steps, staleness=row.staleness
@@ -125,7 +130,7 @@ def _compute(site: Site, number: int) -> Made:
     digest = parent.checkpoint_digest
     before = read_checkpoint(site.folders.blobs.read(digest)) if digest else Checkpoint()
     recipe = site.plan.recipe
-    with threadpool_limits(_THREADS):
+    with _one_thread():
         inputs = Inputs(site, rows, versions)
         result = aggregate(inputs, before.master, recipe.pipeline(), before.state)
         checkpoint = Checkpoint(result.master, result.state).to_bytes()
@@ -136,6 +141,19 @@ def _compute(site: Site, number: int) -> Made:
     adapter_digest = site.folders.blobs.put(adapter, on_written=lambda: site.on_step(Step.BLOB, When.INSIDE))
     site.on_step(Step.BLOB, When.AFTER)
     return Made(parent, checkpoint_digest, adapter_digest, len(adapter), result.report)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let BLAS use one thread: with more it splits sums by their number, which another machine would split otherwise.
+
+    threadpoolctl lets one thread of a process decide, and silently ignores the others; we are told at least.
+    """
+    with threadpool_limits(_THREADS):
+        used = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        if any(count != _THREADS for count in used):
+            LOG.warning("event=blas_threads threads=%s reason=another thread of this process limits them", used)
+        yield
 
 
 def _commit(site: Site, number: int, made: Made) -> int | None:

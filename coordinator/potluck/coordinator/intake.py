@@ -20,6 +20,9 @@ from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
 MAX_TOKENS: Final = 1 << 62
+MAX_CHANGE: Final = 1e4
+"""Largest change of a single factor entry.  Trained ones stay below 1; values that overflow once they are multiplied
+would make every round fail that such a client takes part in."""
 
 
 @final
@@ -45,8 +48,15 @@ class Intake:
             lease, receipt = self._lease(books, client_id, request)
         if receipt is not None:
             return self._again(lease, receipt, request)
-        self._require_bytes(lease, request)
-        rejected = self._rejection(request)
+        try:
+            self._require_bytes(lease, request)
+            rejected = self._rejection(request)
+        except Refusal:  # a second thread was first, and the bytes are done with
+            with self.site.store.reading() as books:
+                lease, receipt = self._lease(books, client_id, request)
+            if receipt is None:
+                raise
+            return self._again(lease, receipt, request)
         self.site.on_step(Step.SPOOL, When.BEFORE)
         with turn(self.site) as books:
             lease, receipt = self._lease(books, client_id, request)
@@ -104,9 +114,7 @@ class Intake:
         digest = request.update.digest
         here = upload is not None and upload.complete and upload.digest == digest
         if not here or upload is None or self.site.folders.spool.size(digest) != upload.size:
-            raise Refusal(
-                f"the bytes of update {digest.hex()[:16]}… are not here", code="unknown_upload", fix="offer it again"
-            )
+            raise _not_here(digest)
 
     def _rejection(self, request: pb.SubmitRequest) -> ErrorDetail | None:
         """Read the update; return why it cannot be used, or None."""
@@ -118,7 +126,17 @@ class Intake:
             words, fix = "the update was made from 0 examples", "train on at least one"
             return detail(Refusal(words, code="bad_request", fix=fix))
         try:
-            decode_update(self.site.folders.spool.read(request.update.digest), plan.manifest)
+            data = self.site.folders.spool.read(request.update.digest)
+        except Refusal:
+            raise _not_here(request.update.digest) from None
+        try:
+            tensors = decode_update(data, plan.manifest)
+            largest, name = max((float(abs(value).max()), name) for name, value in tensors.items())
+            if largest > MAX_CHANGE:
+                raise BadTensor(  # noqa: TRY301 - told below, as all that is wrong with the tensors
+                    f"{name} changed by {largest:.3g} and at most {MAX_CHANGE:.0e} is taken",
+                    fix="a training run that diverged has nothing to give; lower the learning rate",
+                )
         except BadTensor as error:
             return detail(error)
         return None
@@ -161,6 +179,13 @@ class Intake:
             loss_after=_loss(request.loss_after),
             state=UpdateState.WAITING,
         )
+
+
+def _not_here(digest: bytes) -> Refusal:
+    """Return the refusal of an update whose bytes are not here."""
+    return Refusal(
+        f"the bytes of update {digest.hex()[:16]}… are not here", code="unknown_upload", fix="offer it again"
+    )
 
 
 def _loss(value: float) -> float:
