@@ -4,7 +4,7 @@ The database is where they meet: a command writes there, and the coordinator at 
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, final
 
@@ -176,20 +176,13 @@ class Desk:
                 adapter_digest=target.adapter_digest,
                 checkpoint_digest=target.checkpoint_digest,
             )
-            made = Version(
+            made = replace(
+                target,
                 version=number,
                 parent=run.version,
                 round=None,
                 rolled_back_to=version,
-                checkpoint_digest=target.checkpoint_digest,
-                adapter_digest=target.adapter_digest,
-                adapter_size=target.adapter_size,
                 seed=self.site.plan.seed_of(number),
-                contributors=target.contributors,
-                examples=target.examples,
-                loss_before=target.loss_before,
-                loss_after=target.loss_after,
-                truncation=target.truncation,
                 log_index=entry.index,
                 made_s=self.site.clock.now_s(),
             )
