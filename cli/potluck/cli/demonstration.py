@@ -20,7 +20,7 @@ def show_demo(folder: Path, *, as_json: bool) -> None:
     if not as_json:
         say(
             "One coordinator and four volunteers, each with the lines of one Shakespearean role, as processes of their",
-            "own on this machine.  First three rounds together, then each alone for as many steps, then measuring.",
+            "own on this machine.  First rounds together, then each alone for as many steps, then measuring.",
             "",
         )
     with telling(as_json=as_json) as tell:
