@@ -166,7 +166,8 @@ class Desk:
             target = books.versions.find(version)
             if target is None or version == run.version:
                 told = "is the present one" if target else "does not exist"
-                raise BadCommand(f"version {version} {told}", fix=f"choose one from 0 to {run.version - 1}")
+                fix = f"choose one from 0 to {run.version - 1}" if run.version else "wait for the first version"
+                raise BadCommand(f"version {version} {told}", fix=fix)
             number = run.version + 1
             entry = books.log.append(
                 "rolled_back",
