@@ -244,6 +244,7 @@ def verify(
 def main() -> None:
     """Run the command line.  Exit 0 done, 1 the user can fix it, 2 wrong usage, 70 our bug."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before grpc: what it has to say, our errors say in words
     # peft 0.21 asks transformers 5 for something under its old name; nobody here can mend that
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
     try:
