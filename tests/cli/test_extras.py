@@ -16,7 +16,7 @@ def test_a_missing_package_becomes_advice(name: str):
     assert caught.value.__notes__ == ["fix: pip install 'potluck[client]'"]
 
 
-@pytest.mark.parametrize("name", ["potluck.client.sessions", "potluck.cilent", None])
+@pytest.mark.parametrize("name", ["potluck.client.sessions", "potluck.clients", None])
 def test_a_missing_module_of_our_own_is_our_bug(name: str | None):
     with pytest.raises(ModuleNotFoundError), needs("client"):
         raise ModuleNotFoundError("No module", name=name)
