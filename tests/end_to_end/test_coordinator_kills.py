@@ -14,7 +14,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from scripted import Volunteer, attempts, recipe
 
 from potluck.coordinator.desk import Desk
 from potluck.coordinator.steps import Step, When
@@ -22,6 +21,7 @@ from potluck.coordinator.store.records import Standing
 from potluck.wire.audit import verify_log
 from potluck.wire.releases import verify_release
 from potluck.wire.v1.work_pb2 import VERDICT_ACCEPTED, Receipt
+from scripted import Volunteer, attempts, recipe
 
 SCRIPT = Path(__file__).parents[1] / "support" / "crashing_coordinator.py"
 RECIPE = recipe(run={"versions": 2})

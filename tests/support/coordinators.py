@@ -77,6 +77,6 @@ def refused(code: str) -> Iterator[None]:
         yield
     except Refusal as refusal:
         assert refusal.code == code, (refusal.code, str(refusal))  # noqa: PT017 - a context of our own
-        assert refusal.fix
+        assert refusal.fix  # noqa: PT017
         return
     raise AssertionError(f"nothing was refused; expected {code}")
