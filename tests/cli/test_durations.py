@@ -26,14 +26,15 @@ def test_a_span_is_read_as_it_is_written(text: str, expected: float):
     assert seconds(text) == expected
 
 
-@given(st.integers(1, 10_000), st.sampled_from(sorted(UNITS)))
+@given(st.integers(1, 3_650), st.sampled_from(sorted(UNITS)))
 def test_every_unit_scales(count: int, unit: str):
     assert seconds(f"{count}{unit}") == count * UNITS[unit]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "0h", "-5m", "1w", "h", "1h30m", "1e3", "inf", "nan", "ten minutes", "１０m x"]
+    "text",
+    ["", "0", "0h", "-5m", "1w", "h", "1h30m", "1e3", "inf", "nan", "ten minutes", "１０m x", "11y", "99999999999999d"],
 )
 def test_what_is_no_span_is_wrong_usage(text: str):
-    with pytest.raises(typer.BadParameter, match="is no span of time; write 15m, 2h or 7d"):
+    with pytest.raises(typer.BadParameter, match="write 15m, 2h or 7d"):
         seconds(text)

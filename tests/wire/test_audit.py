@@ -185,3 +185,17 @@ def test_a_head_that_is_none_is_refused(tmp_path: Path, text: str):
 def test_an_entry_is_one_text_and_comes_back(entry: object):
     """Floats print as the shortest text that reads back the same, so a hash can be taken again from the file."""
     assert canonical(json.loads(canonical(entry))) == canonical(entry)
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["{}", "[]", '{"run_id":"r","index":-1,"hash":"00"}', '{"run_id":"r","index":"0","hash":"00"}', "x", "[" * 5_000],
+    ids=range(6),
+)
+def test_a_signed_head_that_is_none_is_refused(tmp_path: Path, head: str):
+    folder = write(tmp_path, ENTRIES)
+    envelope = sign(KEY, Purpose.LOG, peer_id(public_bytes(KEY)), head.encode())
+    (folder / HEAD_FILE).write_text(signature_text(envelope, with_payload=True))
+
+    with pytest.raises(BadLog):
+        verify_log(folder)

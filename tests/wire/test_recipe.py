@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,20 @@ def test_a_range_that_makes_no_sense_is_refused(tmp_path: Path, name: str):
 def test_a_peer_cannot_make_us_build_a_million_modules(tmp_path: Path):
     with pytest.raises(BadSetting, match="at most 10,000"):
         read(tmp_path, SMALL + 'modules = {"a.{0..9999}" = [4, 6], "b.{0..9999}" = [4, 6]}').modules()
+
+
+def test_a_module_range_is_counted_before_it_is_made(tmp_path: Path):
+    """Eight kilobytes off the wire once took 400 MB to refuse."""
+    modules = ", ".join(f'"m{i}.{{0..9999}}.q" = [1, 1]' for i in range(300))
+    recipe = read(tmp_path, SMALL + f"modules = {{{modules}}}")
+
+    tracemalloc.start()
+    with pytest.raises(BadSetting, match="at most 10,000"):
+        recipe.modules()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 10_000_000
 
 
 def fields(model: type[BaseModel], path: str = "") -> list[tuple[str, str | None]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from potluck.wire.envelopes import BadSignature, peer_id, public_bytes
+from potluck.wire.audit import signature_text
+from potluck.wire.envelopes import BadSignature, Purpose, peer_id, public_bytes, sign
 from potluck.wire.releases import MANIFEST_FILE, SIGNATURE_FILE, BadRelease, sign_release, verify_release
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -100,3 +101,19 @@ def test_the_release_of_somebody_else_is_refused_when_one_knows_whom_to_trust(tm
 def test_a_folder_that_is_no_release_is_refused(tmp_path: Path):
     with pytest.raises(BadRelease, match="no readable"):
         verify_release(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"layout":1}', '{"layout":1,"files":{}}', "no json", "[" * 5_000, '{"layout":"1"}'],
+    ids=range(7),
+)
+def test_a_manifest_that_somebody_signed_and_that_is_none_is_refused(tmp_path: Path, text: str):
+    """Anybody can sign anything with a key of their own; the signature says nothing about the shape."""
+    folder = release(tmp_path / "v0003")
+    envelope = sign(KEY, Purpose.RELEASE, peer_id(public_bytes(KEY)), text.encode())
+    (folder / MANIFEST_FILE).write_text(text)
+    (folder / SIGNATURE_FILE).write_text(signature_text(envelope))
+
+    with pytest.raises(BadRelease):
+        verify_release(folder)

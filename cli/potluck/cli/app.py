@@ -64,7 +64,7 @@ def host(
 @app.command(rich_help_panel=OPERATOR)
 def invite(
     folder: RunFolder = None,
-    uses: Annotated[int, typer.Option(min=1, help="How many volunteers may join with it.")] = 1,
+    uses: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many volunteers may join with it.")] = 1,
     expires: Annotated[
         float, typer.Option(parser=seconds, metavar="TIME", help="Good for so long: 90m, 12h, 7d.")
     ] = "7d",  # type: ignore[assignment]  # typer parses the default too
@@ -79,7 +79,7 @@ def invite(
 
 @app.command(rich_help_panel=OPERATOR)
 def rollback(
-    version: Annotated[int, typer.Argument(min=0, help="The version to go back to.")],
+    version: Annotated[int, typer.Argument(min=0, max=1 << 40, help="The version to go back to.")],
     folder: RunFolder = None,
     as_json: AsJson = False,
 ) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
 from potluck.aggregation.errors import PotluckError
 from potluck.wire.envelopes import BadSignature, Purpose, checked, peer_id
 from potluck.wire.v1.envelope_pb2 import Envelope
@@ -92,7 +94,7 @@ def signed_payload(
         )
         if signature_text(envelope, with_payload=payload is None) != text:
             raise ValueError("not as it was written")  # noqa: TRY301 - told below, as all other damage
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadSignature("the signature file is damaged", fix="get the files again, from the coordinator") from None
     return checked(envelope, purpose, peer_id(envelope.signer), signer=coordinator_key), envelope.signer
 
@@ -115,7 +117,7 @@ def verify_log(path: Path, *, coordinator_key: bytes | None = None, seen: bytes 
     except (OSError, UnicodeDecodeError) as error:
         raise BadLog(f"{log} cannot be read with its head: {error}", fix=f"put {LOG_FILE} beside {HEAD_FILE}") from None
     payload, signer = signed_payload(text, Purpose.LOG, coordinator_key=coordinator_key)
-    head = json.loads(payload)
+    head = _head(payload)
     entries = list(read_lines(lines))
     hashes = [hashed for _, hashed in entries]
     if not entries or len(entries) <= head["index"]:
@@ -132,6 +134,29 @@ def verify_log(path: Path, *, coordinator_key: bytes | None = None, seen: bytes 
     return _summary([entry for entry, _ in entries], hashes, head, signer)
 
 
+@final
+class _Head(BaseModel):
+    """What a signed head must hold."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    run_id: str
+    index: NonNegativeInt
+    hash: str
+
+
+def _head(payload: bytes) -> dict[str, Any]:
+    """Return the signed head as plain values.
+
+    Raises:
+        BadLog: it is no head.
+    """
+    try:
+        return _Head.model_validate_json(payload).model_dump()
+    except ValidationError:
+        raise BadLog("the signed head is not one", fix="get both files again, from the coordinator") from None
+
+
 def read_lines(lines: Iterable[str]) -> Iterator[tuple[Mapping[str, Any], bytes]]:
     """Yield (entry, hash) for every line, once it is shown to follow from all before it.
 
@@ -143,6 +168,7 @@ def read_lines(lines: Iterable[str]) -> Iterator[tuple[Mapping[str, Any], bytes]
         try:
             found = json.loads(line)
             whole = canonical(found) == line and found.keys() == {"index", "hash", "entry"}
+            whole = whole and isinstance(found["entry"], dict) and isinstance(found["entry"].get("version", 0), int)
         except (ValueError, AttributeError, RecursionError):
             whole = False
         if not whole:

@@ -26,6 +26,7 @@ Line = Annotated[str, StringConstraints(max_length=400)]
 HexDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.{}]{1,200}$")]
 Sides = tuple[Annotated[int, Field(gt=0, le=1 << 20)], Annotated[int, Field(gt=0, le=1 << 20)]]
+MAX_MODULES = 10_000
 _RANGE = re.compile(r"\{(\d{1,4})\.\.(\d{1,4})\}")
 
 
@@ -65,6 +66,7 @@ class Model(Settings):
             BadSetting: more than 10,000 modules, or a range that runs backwards.
         """
         found: dict[str, tuple[int, int]] = {}
+        count = 0
         for pattern, sides in self.modules.items():
             ranges = _RANGE.findall(pattern)
             if len(ranges) > 1:
@@ -72,9 +74,10 @@ class Model(Settings):
             low, high = map(int, ranges[0]) if ranges else (0, 0)
             if high < low:
                 raise BadSetting(f"model.modules: {pattern!r} runs backwards", fix="write the smaller number first")
+            count += high - low + 1
+            if count > MAX_MODULES:  # counted before any is made: a peer wrote this
+                raise BadSetting(f"model.modules names {count} modules or more", fix="name at most 10,000")
             found |= {_RANGE.sub(str(n), pattern): sides for n in range(low, high + 1)}
-        if len(found) > 10_000:  # noqa: PLR2004 - a bound on what a peer can make us build
-            raise BadSetting(f"model.modules names {len(found)} modules", fix="name at most 10,000")
         return dict(sorted(found.items()))
 
 

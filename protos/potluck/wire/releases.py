@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Annotated, Any, Final, Literal, final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from potluck.aggregation.errors import PotluckError
 from potluck.wire.audit import canonical, signature_text, signed_payload
@@ -93,13 +94,40 @@ def verify_release(folder: Path, coordinator_key: bytes | None = None) -> Releas
     return _summary(facts, signer)
 
 
+@final
+class _Facts(BaseModel):
+    """What release.json must hold.  Whoever made it also signed it, so the signature says nothing about its shape."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    layout: Literal[1]
+    run_id: str
+    run_name: str
+    version: int
+    base_model: str
+    base_digest: str
+    adapter_digest: str
+    recipe_digest: str
+    log_index: int
+    log_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    contributors: int
+    examples: int
+    files: dict[str, str]
+
+
 def _facts(manifest: bytes) -> dict[str, Any]:
-    """Return release.json; it has been verified, so what is odd in it is of another layout."""
+    """Return release.json.
+
+    Raises:
+        BadRelease: it is of another layout, or lacks something.
+    """
+    try:
+        _Facts.model_validate_json(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise BadRelease(f"{MANIFEST_FILE}: {where}: {first['msg']}", fix="update potluck, or " + _FIX) from None
     facts: dict[str, Any] = json.loads(manifest)
-    if facts.get("layout") != LAYOUT:
-        raise BadRelease(
-            f"the release has layout {facts.get('layout')}, this program knows {LAYOUT}", fix="update potluck"
-        )
     return facts
 
 
