@@ -89,6 +89,17 @@ def rollback(
     roll_back(folder, version, as_json=as_json)
 
 
+@app.command(rich_help_panel=OPERATOR)
+def remove(
+    client: Annotated[str, typer.Argument(help="The client's id, from `potluck history --folder FOLDER`.")],
+    folder: RunFolder = None,
+) -> None:
+    """End a client's membership for good: it gets no more work, and nothing more of it counts."""
+    from potluck.cli.operating import remove_client
+
+    remove_client(folder, client)
+
+
 @app.command(rich_help_panel=VOLUNTEER)
 def join(
     invite: Annotated[str, typer.Argument(help="The invite, or a file that holds it; none: go on.")] = "",
@@ -124,8 +135,14 @@ def pause(
         float | None,
         typer.Argument(parser=seconds, metavar="[TIME]", help="For so long: 15m, 2h; none: until resumed."),
     ] = None,
+    folder: RunFolder = None,
 ) -> None:
-    """Stop computing at the next step and free the memory; finished updates are still sent."""
+    """Stop computing at the next step and free the memory; with --folder, a coordinator gives out no new work."""
+    if folder is not None:
+        from potluck.cli.operating import set_open
+
+        set_open(folder, accepting=False)
+        return
     with needs("client"):
         from potluck.cli.owner import pause as run
 
@@ -133,8 +150,13 @@ def pause(
 
 
 @app.command(rich_help_panel=VOLUNTEER)
-def resume() -> None:
-    """Go on after a pause."""
+def resume(folder: RunFolder = None) -> None:
+    """Go on after a pause; with --folder, a coordinator gives out work again."""
+    if folder is not None:
+        from potluck.cli.operating import set_open
+
+        set_open(folder, accepting=True)
+        return
     with needs("client"):
         from potluck.cli.owner import resume as run
 

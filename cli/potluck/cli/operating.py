@@ -41,6 +41,23 @@ def roll_back(folder: Path | None, version: int, *, as_json: bool) -> None:
     show({"version": made.version, "same as": version, "adapter": made.adapter_digest.hex()}, as_json=as_json)
 
 
+def remove_client(folder: Path | None, client_id: str) -> None:
+    """End a client's membership for good."""
+    with desk_at(run_folder(folder)) as desk:
+        desk.remove(client_id)
+    say(f"{client_id} is removed; what it gave to earlier versions stays in them (see `potluck rollback`)")
+
+
+def set_open(folder: Path | None, *, accepting: bool) -> None:
+    """Give out work again, or no more."""
+    with desk_at(run_folder(folder)) as desk:
+        if accepting:
+            desk.resume()
+        else:
+            desk.pause()
+    say("work is given out again" if accepting else "no new work is given out; updates under way are still taken")
+
+
 def show_status(folder: Path, *, as_json: bool) -> None:
     """Show where a coordinator's run stands."""
     with desk_at(folder) as desk:
