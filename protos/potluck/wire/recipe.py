@@ -41,7 +41,7 @@ class Run(Settings):
     licence: Line = "Apache-2.0"
     """Licence of the adapters that come out."""
     versions: NonNegativeInt = 0
-    """Last version of the shared adapter; the run is done then.  0 means no end."""
+    """Last version of the shared adapter, rollbacks counted; the run is done then.  0 means no end."""
 
 
 @final
