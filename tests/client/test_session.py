@@ -10,6 +10,7 @@ import pytest
 from chaos import chaos
 from coordinators import hosting
 from fakes import IDLE, Client, FakeTrainer, NoFit
+from potluck.cli.joining import goes_on
 from potluck.client.endings import Ending
 from potluck.client.errors import HomeInUse, NotJoined, Unreachable
 from potluck.client.events import GateTurned, Moved, Offline, Progressed, Received, Trouble, When
@@ -255,9 +256,41 @@ def test_a_changed_recipe_ends_the_session_and_asks_again(hosted, client):
 
     assert ended.ending is Ending.CONSENT_REQUIRED
     assert ended.recipe_json == two_versions().to_json()
-    assert status_of(client.home).membership.state is MembershipState.READY
+    assert status_of(client.home).membership.state is MembershipState.ENROLLING
+    with pytest.raises(NotJoined):  # nothing more happens under the old consent
+        client.run()
     client.enrol(hosted.invite())
     assert client.run().ending is Ending.RUN_DONE
+
+
+def test_a_changed_recipe_is_joined_again_by_the_same_invite(tmp_path):
+    """The update that was sealed before is delivered; then nothing goes on until the owner agreed to the new card."""
+    folder, client = tmp_path / "coordinator", Client(tmp_path / "client", seed=1)
+    changed = recipe(run={"versions": 2, "purpose": "another"}, aggregation={"cohort": 1, "minimum": 1})
+    with chaos(0) as proxy:
+        with hosting(folder, two_versions()) as hosted:
+            proxy.target = hosted.port
+            token = hosted.coordinator.invite([proxy.address], 2)
+            client.enrol(token)
+            client.run(watch=lambda happening, session: sealed(happening) and session.stop())
+            assert status_of(client.home).tasks[0].is_sealed
+            proxy.cut()
+
+        with hosting(folder, changed) as hosted:
+            proxy.target = hosted.port
+            assert client.run().ending is Ending.CONSENT_REQUIRED
+            held = status_of(client.home)
+            assert (held.tasks, held.updates, held.membership.state) == ((), 1, MembershipState.ENROLLING)
+            assert not goes_on(held.membership, token, client.folder)
+
+            again = client.enrol(token)
+            assert (again.state, again.recipe_digest) == (MembershipState.READY, changed.digest())
+            assert client.run().ending is Ending.RUN_DONE
+            assert hosted.coordinator.status().members == 1
+
+
+def sealed(happening: object) -> bool:
+    return isinstance(happening, Moved) and happening.state is TaskState.OFFERING
 
 
 def test_a_trainer_that_fails_gives_its_lease_back_and_three_in_a_row_end_the_session(hosted, client):

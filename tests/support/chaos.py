@@ -15,7 +15,7 @@ class Chaos:
         self.seen = b""  # the first bytes that clients sent
         self.cut_after_bytes: list[int] = []  # each cuts all connections once up_bytes has reached it
         self.refusing = False
-        self._target = port
+        self.target = port
         self._lock = Lock()
         self._open: list[socket.socket] = []
         self._threads: list[Thread] = []
@@ -59,7 +59,7 @@ class Chaos:
             if self.refusing:
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._target))
+            far = socket.create_connection(("127.0.0.1", self.target))
             with self._lock:
                 self.connections += 1
                 self._open += [near, far]

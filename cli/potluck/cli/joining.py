@@ -113,7 +113,8 @@ def newly(
     card = found.card()
     tell_card(card, home, path, found.recipe, as_json=as_json)
     agree(asked)
-    return enrol(found, card, asked.name, outbox, identity_at(home.key))
+    name = asked.name or (member.name if member else "")
+    return enrol(found, card, name, outbox, identity_at(home.key))
 
 
 def site(home: Home, outbox: Outbox, path: Path) -> Site:
@@ -246,4 +247,4 @@ def tell_end(ended: Ended, *, as_json: bool) -> None:
     elif ended.ending is Ending.RUN_DONE:
         say('see what came out: potluck try "a prompt"        keep it: potluck export --to FOLDER')
     elif ended.ending is Ending.CONSENT_REQUIRED:
-        say("read the new card: potluck join INVITE --data FOLDER")
+        say("read the new card, and agree to it or not: potluck join")

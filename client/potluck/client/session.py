@@ -115,7 +115,7 @@ class Session:
         """Put everything together."""
         membership = joined(self._outbox)
         if membership.state is MembershipState.ENROLLING:
-            raise NotJoined("joining was not finished", fix="join again: potluck join INVITE --data FOLDER")
+            raise NotJoined("joining was not finished", fix="join again, and read the card: potluck join")
         self.lookout.look()
         step_back(self.lookout.limits)
         if membership.state is not MembershipState.READY and not self.lookout.control.finish:
@@ -209,6 +209,8 @@ class Session:
         """The outbox is empty: the membership stops here."""
         if joined(self._outbox).state is MembershipState.FINISHING:
             self._outbox.step(Step.DRAINED)
+        if ended.ending is Ending.CONSENT_REQUIRED:  # durable: the next `potluck join` shows the new card
+            self._outbox.step(Step.CHANGED)
         self._outbox.ask(replace(self._outbox.control(), finish=False))
         return ended
 

@@ -145,6 +145,7 @@ class Step(Enum):
     FINISH = "the owner said finish, or the run is done"
     DRAINED = "the outbox is empty"
     RESUMED = "the owner wants to go on"
+    CHANGED = "the recipe changed: the owner has to consent again"
     LEFT = "the owner left the run"
 
 
@@ -161,6 +162,8 @@ MEMBERSHIPS: Final[Mapping[tuple[MembershipState, Step], MembershipState]] = Map
         (MembershipState.FINISHING, Step.DRAINED): MembershipState.STOPPED,
         (MembershipState.STOPPED, Step.CONSENTED): MembershipState.ENROLLING,
         (MembershipState.STOPPED, Step.RESUMED): MembershipState.READY,
+        (MembershipState.READY, Step.CHANGED): MembershipState.ENROLLING,
+        (MembershipState.STOPPED, Step.CHANGED): MembershipState.ENROLLING,
         **{
             (state, Step.LEFT): MembershipState.UNENROLLED
             for state in MembershipState
