@@ -11,9 +11,10 @@ from potluck.client.consent import NEVER_LEAVES, Estimate, update_bytes
 from potluck.client.errors import NotReady
 from potluck.client.identity import display, identity_at
 from potluck.client.join import enrol
-from potluck.client.outbox.store import Outbox
-from potluck.client.preflight import STEPS, Check, Preflight, Verdict, check_protocol, check_recipe
-from potluck.client.tasks import MembershipState
+from potluck.client.link import Alone
+from potluck.client.outbox.store import Outbox, joined
+from potluck.client.preflight import STEPS, Check, Preflight, Verdict, check_coordinator, check_protocol, check_recipe
+from potluck.client.tasks import MembershipState, Step
 from potluck.wire import invites
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1.enrollment_pb2 import AboutReply
@@ -224,6 +225,40 @@ def test_enrolling_twice_is_enrolling_once(hosted, client):
     assert hosted.coordinator.status().members == members + 1
 
 
+def test_a_used_up_invite_is_a_warning_and_the_refusal_is_left_to_enrolling(hosted, client):
+    class Answering(Alone):
+        address = "here"
+
+        def patiently(self, _call, _request):
+            return AboutReply(uses_left=0)
+
+        def close(self):
+            pass
+
+    found = Preflight(hosted.invite(), replace(client.site(), link=lambda _: Answering()))
+    found.invitation = invites.read(found.token)
+
+    coordinator, uses = check_coordinator(found)
+
+    assert coordinator.verdict is Verdict.OK
+    assert (uses.verdict, "used up" in uses.message) == (Verdict.WARNING, True)
+    assert "ask for a new invite" in uses.fix
+
+
+def test_a_crash_before_the_answer_was_kept_is_mended_by_joining_again(hosted, client):
+    """The coordinator let it in and the invite is spent; this machine knows nothing of it yet."""
+    members = hosted.coordinator.status().members
+    preflight = looked(client, hosted.invite(uses=1))
+    outbox = Outbox.open(client.home.outbox)
+    enrol(preflight, preflight.card(), "", outbox, identity_at(client.home.key))
+    outbox.step(Step.CHANGED)  # as it was before the answer
+    assert joined(outbox).state is MembershipState.ENROLLING
+
+    assert enrol(preflight, preflight.card(), "", outbox, identity_at(client.home.key)).state is MembershipState.READY
+    outbox.close()
+    assert hosted.coordinator.status().members == members + 1
+
+
 def test_consent_to_another_recipe_is_not_consent(hosted, client):
     preflight = looked(client, hosted.invite())
     outbox = Outbox.open(client.home.outbox)
@@ -246,6 +281,7 @@ def test_a_refused_enrolment_leaves_nothing_behind(hosted, client, tmp_path):
         enrol(late, late.card(), "", outbox, identity_at(client.home.key))
 
     assert caught.value.code == "invite_spent"
+    assert caught.value.fix
     assert outbox.membership() is None
     outbox.close()
 

@@ -23,6 +23,7 @@ from potluck.wire.refusals import Refusal
 from potluck.wire.v1.enrollment_pb2 import AboutReply, AboutRequest
 
 RAM_MARGIN: Final = 1.2
+USED_UP: Final = "the invite is used up; it still works for a machine that has joined with it before"
 
 
 class Verdict(Enum):
@@ -158,7 +159,7 @@ def check_invite(found: Preflight) -> Iterator[Check]:
 
 
 def check_coordinator(found: Preflight) -> Iterator[Check]:
-    """Is the coordinator there, the one that made the invite, and does it still take the invite?"""
+    """Is the coordinator there, the one that made the invite, and what does it say of the invite?"""
     if found.invitation is None:
         return
     link = found.site.link(found.invitation)
@@ -176,6 +177,8 @@ def check_coordinator(found: Preflight) -> Iterator[Check]:
     else:
         words = coordinator_words(found.invitation.coordinator_id)
         yield Check("coordinator", Verdict.OK, f"{words} at {link.address}; its key is the invite's")
+        if found.about.uses_left == 0:
+            yield Check("uses", Verdict.WARNING, USED_UP, "if this machine has not joined before, ask for a new invite")
     finally:
         link.close()
 
