@@ -1,12 +1,15 @@
 """The preflight and enrolling, against real coordinators."""
 
+import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from chaos import chaos
 from coordinators import hosting
 from fakes import IDLE, Client, NoFit
+from potluck.aggregation import encode
 from potluck.client.consent import NEVER_LEAVES, Estimate, update_bytes
 from potluck.client.errors import NotReady
 from potluck.client.identity import display, identity_at
@@ -17,6 +20,7 @@ from potluck.client.preflight import STEPS, Check, Preflight, Verdict, check_coo
 from potluck.client.tasks import MembershipState, Step
 from potluck.wire import invites
 from potluck.wire.refusals import Refusal
+from potluck.wire.tensors import Manifest
 from potluck.wire.v1.enrollment_pb2 import AboutReply
 from potluck.wire.v1.envelope_pb2 import Protocol
 from scripted import recipe
@@ -207,6 +211,48 @@ def test_the_size_on_the_card_is_that_of_a_real_update(hosted, client):
     real = len(other.train(other.lease()))
 
     assert abs(update_bytes(recipe()) - real) <= real / 10
+
+
+HUGE = {f"layers.{n}.q_proj": [1_000_000, 1_000_000] for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"model": {"modules": HUGE}, "adapter": {"rank": 256}}, "3,072,000,000 numbers; this program takes up to 2,"),
+        ({"limits": {"max_update_bytes": 400}}, "bytes, and the recipe allows 400"),
+        ({"model": {"modules": HUGE}, "adapter": {"rank": 100}}, "and the recipe allows 268,435,456"),
+    ],
+)
+def test_a_recipe_whose_updates_are_absurd_is_refused_without_making_one(client, tables, words):
+    whole = recipe(**tables)
+    found = Preflight("t", client.site(), about=AboutReply(recipe_json=whole.to_json(), recipe_digest=whole.digest()))
+
+    tracemalloc.start()
+    (check,) = check_recipe(found)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert check.verdict is Verdict.ERROR
+    assert words in check.message
+    assert most < 20_000_000
+
+
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8"])
+def test_the_estimated_size_is_that_of_noise_through_the_codec(codec):
+    whole = recipe(codec={"name": codec}, model={"modules": {"a.q_proj": [400, 300], "b.q_proj": [40, 3_000]}})
+    manifest = Manifest.of_update(whole.modules(), whole.adapter.rank)
+    rng = np.random.default_rng(1)
+    real = len(encode({name: rng.standard_normal(shape, dtype=np.float32) for name, shape in manifest.entries}, codec))
+
+    assert update_bytes(whole) == pytest.approx(real, rel=0.05)
+
+
+def test_a_model_that_no_closed_program_makes_room_for_is_refused(hosted, client):
+    need = Estimate(download_bytes=0, ram_bytes=300 * 2**30, minutes=None)
+    found = looked(client, hosted.invite(), estimate=lambda _: need, reading=replace(IDLE, free_ram_bytes=2**34))
+
+    assert errors(found)[0].message == "16.0 GiB of memory free, about 300.0 GiB needed"
 
 
 def test_enrolling_twice_is_enrolling_once(hosted, client):

@@ -33,6 +33,9 @@ WITHDRAW: Final = (
     "out of it"
 )
 
+MAX_NUMBERS: Final = 2**31  # in one update
+SAMPLE: Final = 65_536  # numbers whose size is measured
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,34 @@ class ConsentCard:
         )
 
 
+def update_numbers(recipe: Recipe) -> int:
+    """Return how many numbers one update holds."""
+    return sum(recipe.adapter.rank * (d + k) for d, k in recipe.modules().values())
+
+
 def update_bytes(recipe: Recipe) -> int:
-    """Return about how many bytes one update takes: noise, which compresses worst, through the recipe's codec."""
+    """Return about how many bytes one update takes: noise, which compresses worst, through the recipe's codec.
+
+    All names with one number each, and for every other number what it takes in a sample: the size of the recipe
+    decides the answer, not the memory that working it out takes.
+    """
     rng = np.random.default_rng(0)
-    manifest = Manifest.of_update(recipe.modules(), recipe.adapter.rank)
-    tensors = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in manifest.entries}
-    return len(encode(tensors, recipe.codec.name))
+    names = Manifest.of_update(recipe.modules(), recipe.adapter.rank).entries
+    bare = len(encode({name: rng.standard_normal(1, dtype=np.float32) for name, _ in names}, recipe.codec.name))
+    one, many = (
+        len(encode({"sample": rng.standard_normal(count, dtype=np.float32)}, recipe.codec.name))
+        for count in (1, SAMPLE)
+    )
+    return bare + round((update_numbers(recipe) - len(names)) * (many - one) / (SAMPLE - 1))
+
+
+def too_large(recipe: Recipe) -> str:
+    """Return what about an update is too large for anybody, or nothing."""
+    numbers = update_numbers(recipe)
+    if numbers > MAX_NUMBERS:
+        return f"an update would hold {numbers:,} numbers; this program takes up to {MAX_NUMBERS:,}"
+    size, most = update_bytes(recipe), recipe.limits.max_update_bytes
+    return f"an update takes about {size:,} bytes, and the recipe allows {most:,}" if size > most else ""
 
 
 def rough_estimate(recipe: Recipe) -> Estimate:

@@ -8,7 +8,15 @@ from typing import Final, final
 
 from potluck.aggregation.errors import PotluckError
 from potluck.client.clock import Clock
-from potluck.client.consent import ConsentCard, Estimate, coordinator_words, rough_estimate, update_bytes
+from potluck.client.consent import (
+    ConsentCard,
+    Estimate,
+    coordinator_words,
+    rough_estimate,
+    too_large,
+    update_bytes,
+    update_numbers,
+)
 from potluck.client.errors import NotReady, Unreachable, fix_of
 from potluck.client.gate import Reading
 from potluck.client.limits import GIB
@@ -23,6 +31,7 @@ from potluck.wire.refusals import Refusal
 from potluck.wire.v1.enrollment_pb2 import AboutReply, AboutRequest
 
 RAM_MARGIN: Final = 1.2
+HOPELESS_BYTES: Final = 64 * GIB  # no program that one could close frees that much
 USED_UP: Final = "the invite is used up; it still works for a machine that has joined with it before"
 
 
@@ -99,7 +108,6 @@ class Preflight:
         """
         invitation, about, recipe = self.found()
         modules = recipe.modules()
-        rank = recipe.adapter.rank
         return ConsentCard(
             run_name=recipe.run.name,
             purpose=recipe.run.purpose,
@@ -111,7 +119,7 @@ class Preflight:
             model_licence=recipe.model.licence,
             adapter_licence=recipe.run.licence,
             tensors=2 * len(modules),
-            numbers=sum(rank * (d + k) for d, k in modules.values()),
+            numbers=update_numbers(recipe),
             update_bytes=update_bytes(recipe),
             adapter_bytes=about.adapter_bytes,
             estimate=self.site.estimate(recipe),
@@ -212,6 +220,8 @@ def check_recipe(found: Preflight) -> Iterator[Check]:
     elif not recipe.complete:
         fix = "ask the operator to complete it"
         yield Check("recipe", Verdict.ERROR, "the recipe does not pin its base model", fix)
+    elif problem := too_large(recipe):
+        yield Check("recipe", Verdict.ERROR, problem, "tell the operator: nobody can take part in this")
     else:
         found.recipe = recipe
         yield Check("recipe", Verdict.OK, f"{recipe.run.name}: {recipe.model.base}, rank {recipe.adapter.rank}")
@@ -226,9 +236,13 @@ def check_machine(found: Preflight) -> Iterator[Check]:
     if ram is None or disk is None:
         yield Check("machine", Verdict.WARNING, "free memory or disk cannot be measured here", "watch the first round")
     if ram is not None:
-        enough = ram >= need.ram_bytes * RAM_MARGIN
         message = f"{ram / GIB:.1f} GiB of memory free, about {need.ram_bytes / GIB:.1f} GiB needed"
-        yield Check("memory", Verdict.OK if enough else Verdict.WARNING, message, "" if enough else "close programs")
+        if ram >= need.ram_bytes * RAM_MARGIN:
+            yield Check("memory", Verdict.OK, message)
+        elif need.ram_bytes - ram <= HOPELESS_BYTES:
+            yield Check("memory", Verdict.WARNING, message, "close programs")
+        else:
+            yield Check("memory", Verdict.ERROR, message, "take part from a machine with that much memory")
     if disk is not None:
         wanted = need.download_bytes + 4 * (found.about.adapter_bytes if found.about else 0)
         enough = disk >= wanted
