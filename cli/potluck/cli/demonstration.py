@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -107,8 +108,8 @@ def show_outcome(outcome: Outcome, took_s: float) -> None:
         f"and {abs(gain['alone']):.3f} {'better' if gain['alone'] > 0 else 'worse'} than training alone.",
         "",
         f"The released adapter: {outcome.release}",
-        f"  check it: potluck verify {outcome.release}",
-        f'  talk to it: potluck try "What is love?" --adapter {outcome.release}',
+        f"  check it: potluck verify {quote(str(outcome.release))}",
+        f'  talk to it: potluck try "What is love?" --adapter {quote(str(outcome.release))}',
         "",
         f"Both go on from: {outcome.prompt.strip()}",
     )
