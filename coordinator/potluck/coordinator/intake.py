@@ -1,6 +1,5 @@
 """Submits: an update that is here whole becomes an input of a round, and its client gets a receipt."""
 
-import math
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -20,6 +19,7 @@ from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
 MAX_TOKENS: Final = 1 << 62
+MAX_LOSS: Final = 1e4
 MAX_CHANGE: Final = 1e4
 """Largest change of a single factor entry.  Trained ones stay below 1; values that overflow once they are multiplied
 would make every round fail that such a client takes part in."""
@@ -189,5 +189,5 @@ def _not_here(digest: bytes) -> Refusal:
 
 
 def _loss(value: float) -> float:
-    """Return a reported loss, or 0 (unknown) for one that cannot be."""
-    return value if math.isfinite(value) and value > 0 else 0.0
+    """Return a reported loss, or 0 (unknown) for one that cannot be: uniform guessing costs under 20 nats."""
+    return value if 0 < value <= MAX_LOSS else 0.0

@@ -29,14 +29,16 @@ class Membership:
     def about(self, request: pb.AboutRequest) -> pb.AboutReply:
         """Say what one would be joining; change nothing.
 
+        A used-up or expired invite is answered too, with no uses left: it still works for a client that it let in
+        once, and that may have crashed before it knew.
+
         Raises:
             Refusal: the invite is of no use any more, or never was of any here.
             BadInvite: it is damaged.
         """
         with self.site.store.reading() as books:
-            invite = self._good(books, read(request.invite))
-            if invite.uses >= invite.max_uses:
-                raise spent(invite)
+            invite = self._ours(books, read(request.invite))
+            over = invite.expires_s <= self.site.clock.now_s()
             version = books.versions.find(books.run().version)
             return pb.AboutReply(
                 recipe_json=self.site.plan.json,
@@ -44,7 +46,7 @@ class Membership:
                 version=books.run().version,
                 members=books.members.active(),
                 adapter_bytes=0 if version is None else version.adapter_size,
-                uses_left=invite.max_uses - invite.uses,
+                uses_left=0 if over else max(0, invite.max_uses - invite.uses),
                 protocol=spoken(),
             )
 
@@ -65,6 +67,10 @@ class Membership:
                 raise Refusal("the operator ended this membership", code="not_a_member", fix="talk to the operator")
             if found is None or found.standing is not Standing.ACTIVE:
                 self._admit(books, invitation, request, envelope.signer)
+            elif found.recipe_digest != request.recipe_digest:  # the recipe changed, and its owner agreed again
+                books.members.rejoin(
+                    client_id, invite_id=found.invite_id, name=request.name, recipe_digest=request.recipe_digest
+                )
         return pb.EnrollReply(client_id=client_id, membership=pb.MEMBERSHIP_ACTIVE)
 
     def leave(self, envelope: Envelope) -> pb.LeaveReply:
@@ -86,8 +92,8 @@ class Membership:
                 end_membership(books, client_id, Standing.LEFT)
             return pb.LeaveReply(counted=books.intake.counted(client_id))
 
-    def _good(self, books: Books, invitation: Invitation) -> InviteRecord:
-        """Return the record of an invite that is ours and still good, uses apart."""
+    def _ours(self, books: Books, invitation: Invitation) -> InviteRecord:
+        """Return the record of an invite that is ours and was not revoked."""
         if invitation.coordinator_key != self.site.keys.public or invitation.run_id != self.site.run_id:
             raise Refusal(
                 f"the invite is for coordinator {invitation.coordinator_id}, run {invitation.run_id[:64]}",
@@ -99,9 +105,6 @@ class Membership:
             raise Refusal("the coordinator does not know this invite", code="invite_foreign", fix=_ASK)
         if invite.revoked:
             raise Refusal("the operator revoked this invite", code="invite_revoked", fix=_ASK)
-        late_s = self.site.clock.now_s() - invite.expires_s
-        if late_s >= 0:
-            raise Refusal(f"the invite expired {late_s / 3600:.1f} hours ago", code="invite_expired", fix=_ASK)
         return invite
 
     def _check_terms(self, request: pb.EnrollRequest) -> None:
@@ -123,7 +126,10 @@ class Membership:
 
     def _admit(self, books: Books, invitation: Invitation, request: pb.EnrollRequest, key: bytes) -> None:
         """Count one use of the invite, and write the member down."""
-        invite = self._good(books, invitation)
+        invite = self._ours(books, invitation)
+        late_s = self.site.clock.now_s() - invite.expires_s
+        if late_s >= 0:
+            raise Refusal(f"the invite expired {late_s / 3600:.1f} hours ago", code="invite_expired", fix=_ASK)
         limit = self.site.plan.recipe.admission.max_members
         if books.members.active() >= limit:
             raise Refusal(f"the run has {limit} members, as many as it takes", code="run_full", fix="try another day")

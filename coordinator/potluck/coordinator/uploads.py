@@ -22,6 +22,13 @@ from potluck.wire.v1.envelope_pb2 import Envelope
 UPLOAD_BYTES: Final = 16
 
 
+WIDEST_BYTES: Final = 8
+"""Bytes of one number in the widest codec."""
+HEADER_BYTES: Final = 1 << 20
+LINGER_S: Final = 86_400.0
+"""So long after its lease ran out, what was sent of an update is kept."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Uploads:
@@ -114,7 +121,9 @@ class Uploads:
         return upload
 
     def _check_size(self, digest: bytes, size: int) -> None:
-        limit = self.site.plan.recipe.limits.max_update_bytes
+        plan = self.site.plan
+        needed = plan.manifest.values * WIDEST_BYTES + HEADER_BYTES
+        limit = min(plan.recipe.limits.max_update_bytes, needed)
         if len(digest) != DIGEST_BYTES:
             raise Refusal(f"a digest of {len(digest)} bytes", code="bad_request", fix="send a SHA-256")
         if not 0 < size <= limit:
@@ -127,9 +136,13 @@ class Uploads:
         found = books.leases.upload_of(lease.lease_id)
         if found is not None and (found.digest, found.size) == (digest, size):
             return found
-        if found is not None:
-            books.leases.forget_upload(lease.lease_id)
-            self.site.partials.drop(found.upload_id)
+        before_s = self.site.clock.now_s() - LINGER_S
+        for idle in (
+            *([found] if found else []),
+            *books.leases.idle_uploads(lease.client_id, lease.lease_id, before_s),
+        ):
+            books.leases.forget_upload(idle.lease_id)
+            self.site.partials.drop(idle.upload_id)
         taken = books.leases.promised_bytes() + books.intake.spooled_bytes()
         limit = self.site.plan.recipe.limits.spool_bytes
         if taken + size > limit:

@@ -81,9 +81,9 @@ class Worker:
             combine_rounds(self.site)
             with self.site.store.reading() as books:
                 version = books.run().version
+            log.follow()  # first: a release that cannot be written must not silence the log
             if version != self._settled:
                 publish_missing(self.site)
-            log.follow()
             self._tell(version)
             self.trouble, self._pause_s = "", TICK_S
         except Superseded as error:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, Upload
@@ -87,6 +87,22 @@ class Leases:
         if row is not None:
             self.session.delete(row)
             self.session.flush()
+
+    def idle_uploads(self, client_id: str, lease_id: bytes, before_s: float) -> tuple[Upload, ...]:
+        """Return the uploads that need no room any more.
+
+        Those of leases that were given back or whose time ran out before *before_s*, and the unfinished ones of
+        *client_id* for other leases than *lease_id*: one client sends one update at a time.
+        """
+        dead = or_(LeaseRow.state == str(LeaseState.ABORTED), LeaseRow.started_s + LeaseRow.ttl_s < before_s)
+        other = and_(LeaseRow.client_id == client_id, UploadRow.complete.is_(False))
+        found = (
+            select(UploadRow)
+            .join(LeaseRow, LeaseRow.lease_id == UploadRow.lease_id)
+            .where(UploadRow.lease_id != lease_id, or_(dead, other))
+            .order_by(UploadRow.upload_id)
+        )
+        return tuple(_upload(row) for row in self.session.scalars(found))
 
     def uploads(self) -> tuple[Upload, ...]:
         """Return every upload whose lease has no receipt yet."""
