@@ -93,6 +93,7 @@ class Mistake:
     said: str
     fix: str
     state: MembershipState | None = None  # of the home, afterwards
+    asked: bool = False  # whether the coordinator was asked to let in, which takes a key of one's own
 
 
 # -- the operator's -----------------------------------------------------------------------------------------------
@@ -261,8 +262,8 @@ MISTAKES = {
     "going back to a version that never was": Mistake(
         version_that_is_not_there, "version 7 does not exist", "wait for the first version"
     ),
-    "an invite that expired": Mistake(expired, r"the invite expired 2\.0 hours ago", "a new invite"),
-    "an invite that is used up": Mistake(spent, "the invite was good for 1, all used", "a new invite"),
+    "an invite that expired": Mistake(expired, r"the invite expired 2\.0 hours ago", "a new invite", asked=True),
+    "an invite that is used up": Mistake(spent, "the invite was good for 1, all used", "a new invite", asked=True),
     "an invite with one wrong letter": Mistake(tampered, "the invite is damaged", "copy the whole line again"),
     "half an invite": Mistake(
         lambda p: p.join(p.hosted.invite()[:200]), "the invite is damaged: it is cut off", "copy the whole line again"
@@ -347,7 +348,7 @@ def test_a_mistake_is_told_with_its_fix_and_breaks_nothing(place: Place, name: s
     assert runs_of(place) == runs
     if mistake.state is None:
         assert home_of(place) == home == (None, (), 0)
-        assert not (place.home / "identity.key").exists()
+        assert (place.home / "identity.key").exists() is mistake.asked
     assert home_of(place)[:2] == (mistake.state, ())
     assert not [*(place.home / "blobs").iterdir(), *(place.home / "tasks").iterdir()]
 

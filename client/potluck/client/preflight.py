@@ -32,7 +32,7 @@ from potluck.wire.v1.enrollment_pb2 import AboutReply, AboutRequest
 
 RAM_MARGIN: Final = 1.2
 HOPELESS_BYTES: Final = 64 * GIB  # no program that one could close frees that much
-USED_UP: Final = "the invite is used up; it still works for a machine that has joined with it before"
+USED_UP: Final = "the invite is used up or expired; it still works for a machine that has joined with it before"
 
 
 class Verdict(Enum):
