@@ -1,14 +1,17 @@
 """Whole rounds of both kinds over real gRPC, and what the operator can do meanwhile."""
 
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
 
-from coordinators import Hosted, hosting, refused
+from coordinators import FakeClock, Hosted, hosting, refused
 from potluck.coordinator.desk import BadCommand, Desk
 from potluck.coordinator.phases import Phase
 from potluck.coordinator.server import CannotListen, Coordinator
@@ -257,3 +260,22 @@ def test_a_coordinator_needs_no_torch():
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
 
     assert told.stdout.strip() == "[]"
+
+
+def test_a_certificate_is_renewed_while_it_serves(tmp_path: Path):
+    """After 90 days without a restart all clients would be lost at once."""
+    with hosting(tmp_path / "run", recipe(), clock=FakeClock(time.time() - 80 * 86_400)) as host:
+        before = shown(host.port)
+        host.volunteer().check_in()
+
+        host.clock.time_s += 80 * 86_400
+
+        after = shown(host.port)
+        host.volunteer(1).check_in()
+        assert before.not_valid_after_utc < after.not_valid_after_utc
+        assert before.issuer == after.issuer
+
+
+def shown(port: int) -> x509.Certificate:
+    """Return the certificate that a new connection is shown."""
+    return x509.load_pem_x509_certificate(ssl.get_server_certificate(("127.0.0.1", port)).encode())

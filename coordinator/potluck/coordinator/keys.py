@@ -1,8 +1,8 @@
 """The coordinator's keys: the one that signs, and the certificates that TLS is pinned to.
 
 Three files in a folder of mode 0700.  The Ed25519 key is the coordinator's identity: whoever has it is the coordinator.
-The authority (P-256, 10 years) is in every invite; the server's certificate (P-256, 90 days) is made anew at a start
-when less than 30 days of it are left, which no client notices.  An Ed25519 server certificate would fail: TLS clients
+The authority (P-256, 10 years) is in every invite; the server's certificate (P-256, 90 days) is made anew
+when less than 30 days of it are left, also while it serves, which no client notices.  An Ed25519 server certificate would fail: TLS clients
 built on BoringSSL do not offer it.
 """
 
@@ -27,12 +27,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.blobs import sync_folder
+from potluck.coordinator.clock import Clock
 from potluck.wire.envelopes import peer_id, public_bytes
 
 AUTHORITY_DAYS: Final = 3_652
 SERVER_DAYS: Final = 90
 RENEW_DAYS: Final = 30
-_BACKDATED: Final = timedelta(days=1)  # for volunteers whose clocks are behind
+_BACKDATED: Final = timedelta(days=365)  # for volunteers whose clocks are behind
 _PRIVATE: Final = 0o600
 
 
@@ -50,6 +51,8 @@ class Keys:
     """The certificate that clients pin, DER."""
     server_key_pem: bytes
     server_chain_pem: bytes
+    renew_at_s: float
+    """When the server's certificate is due for a new one, by the coordinator's clock."""
 
     @property
     def public(self) -> bytes:
@@ -61,9 +64,9 @@ class Keys:
         """The name that the key gives the coordinator."""
         return peer_id(self.public)
 
-    def credentials(self) -> grpc.ServerCredentials:
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
         """Return what a gRPC server shows its clients."""
-        return grpc.ssl_server_credentials([(self.server_key_pem, self.server_chain_pem)])
+        return grpc.ssl_server_certificate_configuration([(self.server_key_pem, self.server_chain_pem)])
 
 
 def open_keys(folder: Path, now_s: float) -> Keys:
@@ -85,7 +88,25 @@ def open_keys(folder: Path, now_s: float) -> Keys:
         authority.public_bytes(Encoding.DER),
         _pem(server[0]),
         server[1].public_bytes(Encoding.PEM) + authority.public_bytes(Encoding.PEM),
+        (server[1].not_valid_after_utc - timedelta(days=RENEW_DAYS)).timestamp(),
     )
+
+
+def live_credentials(folder: Path, clock: Clock) -> grpc.ServerCredentials:
+    """Return credentials that renew the server's certificate while it serves; a handshake may find a new one.
+
+    A process that ran for 90 days would otherwise lose all its clients at once.
+    """
+    shown = [open_keys(folder, clock.now_s())]
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        if clock.now_s() < shown[0].renew_at_s:
+            return None  # as it was
+        shown[0] = open_keys(folder, clock.now_s())
+        return shown[0].configuration()
+
+    # None means "as it was", which the stubs do not know
+    return grpc.dynamic_ssl_server_credentials(shown[0].configuration(), renewed)  # type: ignore[arg-type]
 
 
 def _signing_key(path: Path) -> Ed25519PrivateKey:

@@ -17,6 +17,7 @@ from potluck.coordinator.downloads import Downloads
 from potluck.coordinator.health import health_service
 from potluck.coordinator.intake import Intake
 from potluck.coordinator.invites import WEEK_S
+from potluck.coordinator.keys import live_credentials
 from potluck.coordinator.membership import Membership
 from potluck.coordinator.opening import FolderLock, open_site
 from potluck.coordinator.presence import Presence
@@ -107,7 +108,7 @@ class Coordinator:
         )
         server.add_generic_rpc_handlers((health_service(lambda: self._worker.in_charge),))
         try:
-            port = server.add_secure_port(address, self._site.keys.credentials())
+            port = server.add_secure_port(address, live_credentials(self._site.folders.keys, self._site.clock))
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {address}: {error}", fix="choose another port or address") from None
         self._worker.start()
