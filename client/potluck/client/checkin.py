@@ -9,12 +9,15 @@ from potluck.client.errors import DiskFull, WrongDigest
 from potluck.client.events import CheckedIn, Moved, Phase, Progressed, Trouble, Waiting, When
 from potluck.client.link import CHECK_IN
 from potluck.client.records import Task, Terms
+from potluck.client.sane import integer, largest_adapter, span_s
 from potluck.client.software import spoken
 from potluck.client.station import Station
 from potluck.client.tasks import TaskState
 from potluck.wire.envelopes import Purpose
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import work_pb2 as pb
+
+POLL_S: Final = 60.0  # where the coordinator names no time that is one
 
 
 @final
@@ -86,8 +89,9 @@ class CheckIns:
     def _plan(self, window: pb.PollWindow) -> None:
         """Draw the next check-in, uniformly from the coordinator's window, counted from now."""
         now_s = self._station.clock.monotonic_s()
-        width_s = max(0.0, window.max_s - window.min_s)
-        self._earliest_s = now_s + window.min_s
+        least_s = span_s(window.min_s, POLL_S)
+        width_s = max(0.0, span_s(window.max_s, POLL_S) - least_s)
+        self._earliest_s = now_s + least_s
         self._due_s = self._earliest_s + width_s * float(self._station.rng.random())
 
     def _cancel(self, tasks: tuple[Task, ...], reply: pb.CheckInReply) -> None:
@@ -101,6 +105,9 @@ class CheckIns:
         """Download the newest shared adapter while there is time: for the next lease, and for `potluck try`."""
         station, kept = self._station, self._station.outbox.shared(self._station.membership.run_id)
         if not reply.adapter.digest or (kept is not None and kept.version >= reply.version):
+            return
+        if reply.adapter.size > largest_adapter(station.recipe):
+            station.tell(Trouble(_too_large(reply.adapter.size, station), "tell the operator"))
             return
         path = station.home.blob(reply.adapter.digest)
         try:
@@ -173,6 +180,8 @@ def _misfit(station: Station, lease: pb.Lease) -> str:
         return "the lease is for another recipe than the one consented to"
     if lease.manifest_digest != station.manifest.digest():
         return "the lease asks for other tensors than the recipe"
+    if lease.adapter.size > largest_adapter(station.recipe):
+        return _too_large(lease.adapter.size, station)
     return ""
 
 
@@ -181,15 +190,20 @@ def _terms(lease: pb.Lease) -> Terms:
     return Terms(
         lease_id=lease.lease_id,
         run_id=lease.run_id,
-        round=lease.round,
-        version=lease.version,
+        round=integer(lease.round),
+        version=integer(lease.version),
         adapter_digest=lease.adapter.digest,
         adapter_size=lease.adapter.size,
         seed=lease.seed,
         manifest_digest=lease.manifest_digest,
-        max_update_bytes=lease.max_update_bytes,
-        ttl_s=lease.ttl_s,
+        max_update_bytes=integer(lease.max_update_bytes),
+        ttl_s=span_s(lease.ttl_s, POLL_S),
     )
+
+
+def _too_large(size: int, station: Station) -> str:
+    """Return that a shared adapter cannot be one."""
+    return f"a shared adapter of {size} bytes; this run's has at most {largest_adapter(station.recipe)}"
 
 
 def _power_of_two(number: int) -> int:

@@ -9,6 +9,7 @@ from potluck.client.errors import BadReceipt
 from potluck.client.events import Phase, Progressed, Received
 from potluck.client.link import OFFER, SUBMIT
 from potluck.client.records import KeptReceipt, Sealed, Task
+from potluck.client.sane import integer
 from potluck.client.station import Station
 from potluck.client.tasks import Event, TaskState
 from potluck.wire.envelopes import Purpose, opened
@@ -119,16 +120,22 @@ def kept(station: Station, task: Task, envelope: Envelope) -> KeptReceipt:
         coordinator_id=station.membership.coordinator_id,
         run_id=receipt.run_id,
         lease_id=receipt.lease_id,
-        round=receipt.round,
-        version=receipt.version,
+        round=integer(receipt.round),
+        version=integer(receipt.version),
         digest=receipt.digest,
-        verdict=pb.Verdict.Name(receipt.verdict).removeprefix("VERDICT_"),
+        verdict=verdict_name(receipt.verdict),
         examples=receipt.examples,
         staleness_weight=receipt.staleness_weight,
         credit=receipt.credit,
-        serial=receipt.serial,
+        serial=integer(receipt.serial),
         received_unix_s=station.clock.wall_s(),
     )
+
+
+def verdict_name(verdict: int) -> str:
+    """Return the name of *verdict*; one that a newer coordinator invented is kept as its number."""
+    known = {number: name.removeprefix("VERDICT_") for name, number in pb.Verdict.items()}
+    return known.get(verdict, f"VERDICT {verdict}")
 
 
 def _check_own(station: Station, task: Task, sealed: Sealed) -> None:

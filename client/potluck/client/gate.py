@@ -129,7 +129,7 @@ class Gate:
         if reason is Reason.PAUSED_BY_USER:
             if self.paused_until_unix_s is None:
                 return f"{reason.value}, until: potluck resume"
-            return f"{reason.value}, until {time.strftime('%H:%M', time.localtime(self.paused_until_unix_s))}"
+            return f"{reason.value}, until {_moment(self.paused_until_unix_s)}"
         if self.latches[reason].unknown:
             return UNKNOWN[reason]
         ends = {
@@ -194,3 +194,11 @@ def _short(free_bytes: int | None, wanted_bytes: float, *, on: bool) -> bool | N
     if wanted_bytes == 0:
         return False
     return None if free_bytes is None else free_bytes < wanted_bytes * (ROOM if on else 1.0)
+
+
+def _moment(unix_s: float) -> str:
+    """Return a time of day, or what can be said of a moment that no calendar holds."""
+    try:
+        return time.strftime("%H:%M", time.localtime(unix_s))
+    except (OverflowError, OSError, ValueError):
+        return "somebody resumes it"

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 
 from potluck.client.errors import Unreachable
+from potluck.client.sane import span_s
 from potluck.wire.channels import pinned_channel
 from potluck.wire.invites import Invitation
 from potluck.wire.refusals import Refusal, refusal_of
@@ -66,7 +67,7 @@ class Patience:
         Uniform in (0, min(longest, first·2^(failures−1))], so that clients that failed together come back apart.
         """
         if pushback_s is not None:
-            return pushback_s * (1 + 0.2 * float(rng.random()))
+            return span_s(pushback_s, self.longest_s) * (1 + 0.2 * float(rng.random()))
         ceiling_s = min(self.longest_s, self.first_s * 2.0 ** min(max(failures, 1) - 1, 32))
         return ceiling_s * (1 - float(rng.random()))
 

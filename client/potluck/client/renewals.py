@@ -12,6 +12,7 @@ import numpy as np
 
 from potluck.client.errors import Interrupted
 from potluck.client.link import RENEW, Link
+from potluck.client.sane import span_s
 from potluck.wire.invites import Invitation
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1.envelope_pb2 import Envelope
@@ -78,4 +79,4 @@ class Renewals:
             return AGAIN_S
         if not reply.proceed:
             self.stopped = reply.human or "the coordinator does not need this work any more"
-        return max(1.0, reply.next_renew_s)
+        return max(1.0, span_s(reply.next_renew_s, AGAIN_S))

@@ -1,9 +1,9 @@
 """The coordinator's keys: the one that signs, and the certificates that TLS is pinned to.
 
 Three files in a folder of mode 0700.  The Ed25519 key is the coordinator's identity: whoever has it is the coordinator.
-The authority (P-256, 10 years) is in every invite; the server's certificate (P-256, 90 days) is made anew
-when less than 30 days of it are left, also while it serves, which no client notices.  An Ed25519 server certificate would fail: TLS clients
-built on BoringSSL do not offer it.
+The authority (P-256, 10 years) is in every invite; the server's certificate (P-256, 90 days) is made anew when less
+than 30 days of it are left, also while it serves, which no client notices.  An Ed25519 server certificate would fail:
+TLS clients built on BoringSSL do not offer it.
 """
 
 import os
