@@ -1,18 +1,20 @@
 """Where things live on a volunteer's machine, and that one process at a time works there."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from typing import Final, Self, final
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from potluck.client.errors import HomeInUse
+from potluck.client.errors import DiskFull, HomeInUse
 
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PATIENCE_S = 1.0  # somebody who only looks whether the home is in use holds the lock for a moment
 
 
@@ -131,10 +133,16 @@ def cache_of_user(environment: Mapping[str, str]) -> Path:
 def store(data: bytes, path: Path) -> None:
     """Put *data* at *path*; after a crash there is all of it or nothing: write, fsync, rename, fsync the folder."""
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in NO_ROOM:
+            raise
+        raise DiskFull(f"no room for {len(data)} bytes in {path.parent}", fix="make room; it is tried again") from None
     settle(temporary, path)
 
 

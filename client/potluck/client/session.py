@@ -150,6 +150,7 @@ class Session:
                 self._rest(station, refusal, refusal.retry_in_s, for_good=not refusal.retryable)
             except (DiskFull, WrongDigest) as error:
                 station.link.failures += 1
+                station.tell(Trouble(str(error), fix_of(error)))
                 self._rest(station, error)
             else:
                 if ended is not None:

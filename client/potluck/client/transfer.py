@@ -1,6 +1,5 @@
 """Blobs in both directions, in chunks that each stand alone: a break costs at most the chunk that was under way."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Final, final
 
 from potluck.client.clock import Clock
 from potluck.client.errors import DiskFull, WrongDigest
-from potluck.client.home import settle
+from potluck.client.home import NO_ROOM, settle
 from potluck.client.identity import Identity
 from potluck.client.link import READ, STAT, WRITE, Link
 from potluck.wire.chunks import CHUNK_BYTES, crc32
@@ -20,7 +19,6 @@ from potluck.wire.v1.blobs_pb2 import ReadRequest, StatRequest, WriteRequest
 SLOW_S: Final = 10.0  # a chunk that takes longer is halved next time: the coordinator sees whole messages only
 QUICK_S: Final = 2.0
 SMALLEST_BYTES: Final = 16 * 1024
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 OnBytes = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -52,7 +50,7 @@ class Transfers:
                 got = self._read_rest(file.fileno(), partial, (digest, size), on_bytes)
                 os.fsync(file.fileno())
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             raise DiskFull(
                 f"no room for {size / 1e6:.1f} MB at {path.parent}; {partial.stat().st_size / 1e6:.1f} MB are kept",

@@ -4,6 +4,7 @@ Write-ahead log, synchronous FULL: a transition that returned is on the disk.  S
 that works, and those that look (`potluck status`) or ask (`potluck pause`).
 """
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Final, Self, final
 
 from sqlalchemy import Engine, create_engine, event, func, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
-from potluck.client.errors import BadOutbox, NotJoined, StillHolds
+from potluck.client.errors import BadOutbox, DiskFull, NotJoined, StillHolds
 from potluck.client.outbox.layout import ONLY, begin, lay_out, prepare
 from potluck.client.outbox.rows import (
     ControlRow,
@@ -76,9 +77,21 @@ class Outbox:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        """Open a transaction that is on the disk when the block ends, or undone when it raises."""
-        with Session(self._writer) as session, session.begin():
-            yield session
+        """Open a transaction that is on the disk when the block ends, or undone when it raises.
+
+        Raises:
+            DiskFull: there is no room for it; nothing has changed.
+        """
+        try:
+            with Session(self._writer) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            if "full" not in str(error.orig) and "disk I/O" not in str(error.orig):
+                raise
+            raise DiskFull(
+                f"there is no room for the outbox ({error.orig}); nothing is lost",
+                fix="make room; a running session goes on by itself, one that ended with `potluck join`",
+            ) from None
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -215,8 +228,8 @@ class Outbox:
             return row.seqno
 
     def count(self, sent: int, received: int) -> None:
-        """Add bytes to the traffic."""
-        with self._writing() as session:
+        """Add bytes to the traffic; no work ends for want of it."""
+        with contextlib.suppress(DiskFull), self._writing() as session:
             row = session.get_one(CounterRow, ONLY)
             row.sent += sent
             row.received += received
@@ -239,8 +252,8 @@ class Outbox:
             return None if row is None or row.run_id != run_id else Shared(row.run_id, row.version, row.digest)
 
     def say(self, now: Now) -> None:
-        """Keep what the running process says about itself, for `potluck status`."""
-        with self._writing() as session:
+        """Keep what the running process says about itself, for `potluck status`; no work ends for want of it."""
+        with contextlib.suppress(DiskFull), self._writing() as session:
             session.merge(NowRow(id=ONLY, **(asdict(now) | {"reasons": " ".join(now.reasons)})))
 
     def now(self) -> Now:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from potluck.client.errors import DiskFull
 from potluck.client.training.errors import BadCheckpoint
 
 NAME: Final = "checkpoint.safetensors"
@@ -35,7 +36,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target, draft = folder / NAME, folder / f"{NAME}.draft"
     facts = {"layout": LAYOUT, "step": str(checkpoint.step), "job": checkpoint.job}
-    save_file(dict(checkpoint.tensors), draft, metadata={"potluck": json.dumps(facts)})
+    try:
+        save_file(dict(checkpoint.tensors), draft, metadata={"potluck": json.dumps(facts)})
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        if "space left" not in str(error) and "os error 27" not in str(error) and "too large" not in str(error):
+            raise
+        raise DiskFull(
+            f"no room for a checkpoint in {folder}", fix="make room; training goes on from the last"
+        ) from None
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     draft.replace(target)
