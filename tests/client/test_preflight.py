@@ -1,5 +1,6 @@
 """The preflight and enrolling, against real coordinators."""
 
+import ssl
 import tracemalloc
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from potluck.client.join import enrol
 from potluck.client.link import Alone
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.preflight import STEPS, Check, Preflight, Verdict, check_coordinator, check_protocol, check_recipe
+from potluck.client.probe import explained
 from potluck.client.tasks import MembershipState, Step
 from potluck.wire import invites
 from potluck.wire.refusals import Refusal
@@ -142,7 +144,7 @@ def test_what_is_short_on_the_machine_is_said_with_numbers(hosted, client):
     assert told["disk"].verdict is Verdict.ERROR
     assert told["disk"].message == "0.0 GiB of disk free, 1.0 GiB needed"
     assert told["base model"].verdict is Verdict.WARNING
-    assert "1074 MB are downloaded" in told["base model"].fix
+    assert "a base model of 1074 MB is downloaded" in told["base model"].fix
     with pytest.raises(NotReady, match="disk free"):
         found.card()
 
@@ -343,3 +345,26 @@ def test_the_steps_go_from_cheap_to_dear():
         "check_data",
         "check_base",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(9, "out of its time"), (10, "out of its time"), (19, "not the one that made")]
+)
+def test_a_certificate_out_of_its_time_is_not_told_as_another_coordinator(code: int, words: str):
+    error = ssl.SSLCertVerificationError("no")
+    error.verify_code = code
+
+    assert words in explained(error, "somewhere:1")[0]
+
+
+def test_a_download_of_unknown_size_is_not_told_as_none(client, hosted):
+    site = replace(
+        client.site(),
+        estimate=lambda _: Estimate(download_bytes=None, ram_bytes=2**20, minutes=None),
+        base_problem=lambda _: "it is not here yet",
+    )
+    found = Preflight(hosted.invite(), site)
+    list(found)
+
+    assert "unknown size" in dict(found.card().lines())["This machine"]
+    assert any("not known before it is asked for" in check.fix for check in found.checks)

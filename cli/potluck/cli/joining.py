@@ -141,7 +141,8 @@ def estimate(recipe: Recipe, cache: Path) -> Estimate:
     """Return what a round asks of this machine."""
     rough = rough_estimate(recipe)
     logits = 3 * 4 * recipe.training.batch * recipe.data.max_tokens * 2_048  # activations of a small model, float32
-    download = CARRIED_BYTES if recipe.model.base.startswith("package:") and not base_is_here(recipe, cache) else 0
+    download = CARRIED_BYTES if recipe.model.base.startswith("package:") else None  # a hub's sizes are not asked for
+    download = 0 if base_is_here(recipe, cache) else download
     return Estimate(download_bytes=download, ram_bytes=TORCH_BYTES + rough.ram_bytes * 2 + logits, minutes=None)
 
 

@@ -21,7 +21,8 @@ NEVER_LEAVES: Final = (
 )
 ALSO_SEEN: Final = (
     "your IP address, when you are there and how fast, the name you give, how much text you have (rounded down to a "
-    "power of two)"
+    "power of two), how far training is, whether it waits for the machine, the kind of an error that stopped it, and "
+    "your version of this program"
 )
 MIND: Final = (
     "the coordinator can read each update by itself: this version has no secure aggregation and no differential "
@@ -42,7 +43,7 @@ SAMPLE: Final = 65_536  # numbers whose size is measured
 class Estimate:
     """What one round asks of this machine."""
 
-    download_bytes: int  # of the base model, where it is not here yet
+    download_bytes: int | None  # of the base model, where it is not here yet; None: not known before it is asked for
     ram_bytes: int
     minutes: float | None  # for a round; None: not measured yet
 
@@ -101,8 +102,9 @@ class ConsentCard:
         """Say what a round asks of the machine."""
         need = self.estimate
         minutes = "not measured yet" if need.minutes is None else f"about {need.minutes:.0f} minutes"
+        base = "a base model of unknown size" if need.download_bytes is None else _size(need.download_bytes)
         return (
-            f"{_size(need.download_bytes)} to download once and {_size(self.adapter_bytes)} each round; "
+            f"{base} to download once and {_size(self.adapter_bytes)} each round; "
             f"about {_size(need.ram_bytes)} of memory; time for a round: {minutes}"
         )
 

@@ -244,7 +244,7 @@ def check_machine(found: Preflight) -> Iterator[Check]:
         else:
             yield Check("memory", Verdict.ERROR, message, "take part from a machine with that much memory")
     if disk is not None:
-        wanted = need.download_bytes + 4 * (found.about.adapter_bytes if found.about else 0)
+        wanted = (need.download_bytes or 0) + 4 * (found.about.adapter_bytes if found.about else 0)
         enough = disk >= wanted
         message = f"{disk / GIB:.1f} GiB of disk free, {wanted / GIB:.1f} GiB needed"
         yield Check("disk", Verdict.OK if enough else Verdict.ERROR, message, "" if enough else "make room")
@@ -273,9 +273,10 @@ def check_base(found: Preflight) -> Iterator[Check]:
     problem = found.site.base_problem(found.recipe)
     if problem:
         size = found.site.estimate(found.recipe).download_bytes
-        yield Check(
-            "base model", Verdict.WARNING, problem, f"{size / 1e6:.0f} MB are downloaded before the first round"
+        told = (
+            "of a size that is not known before it is asked for, is" if size is None else f"of {size / 1e6:.0f} MB is"
         )
+        yield Check("base model", Verdict.WARNING, problem, f"a base model {told} downloaded before the first round")
     else:
         yield Check("base model", Verdict.OK, f"{found.recipe.model.base} is here")
 

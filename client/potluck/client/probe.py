@@ -7,6 +7,7 @@ from typing import Final
 from potluck.wire.invites import Invitation
 
 PATIENCE_S: Final = 5.0
+OUT_OF_TIME: Final = (9, 10)  # OpenSSL: not yet valid, expired
 
 
 def diagnosis(address: str, invitation: Invitation) -> tuple[str, str]:
@@ -25,12 +26,15 @@ def diagnosis(address: str, invitation: Invitation) -> tuple[str, str]:
         ):
             return "", ""
     except (OSError, ValueError) as error:
-        return _explained(error, address)
+        return explained(error, address)
 
 
-def _explained(error: OSError | ValueError, address: str) -> tuple[str, str]:
+def explained(error: OSError | ValueError, address: str) -> tuple[str, str]:
     """Return what *error* says about *address*, and the fix."""
     match error:
+        case ssl.SSLCertVerificationError(verify_code=code) if code in OUT_OF_TIME:
+            message = f"the certificate of the coordinator at {address} is out of its time; nothing was sent"
+            fix = "check this machine's clock; if it is right, ask the operator to restart the coordinator"
         case ssl.SSLCertVerificationError():  # also a ValueError: it comes first
             message = f"the coordinator at {address} is not the one that made this invite; nothing was sent"
             fix = (
