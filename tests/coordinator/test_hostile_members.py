@@ -78,3 +78,39 @@ def test_an_expired_invite_lets_nobody_new_in(tmp_path: Path):
         assert volunteer.enroll().client_id == volunteer.client_id
         with refused("invite_expired"):
             host.volunteer(1, token=token)
+
+
+def test_leases_hoarded_over_versions_make_no_round_of_one_client(tmp_path: Path):
+    """A lease for each version, all delivered at once, once filled whole rounds with one client."""
+    settings = {"cohort": 2, "max_staleness": 5}
+    with hosting(tmp_path / "run", recipe(aggregation=settings)) as host:
+        hoarder, first, second = host.cohort(3)
+        hoard = []
+        for version in range(1, 4):
+            lease = hoarder.lease()
+            hoard.append((lease, hoarder.train(lease)))
+            for honest in (first, second):
+                honest.contribute()
+            assert host.coordinator.wait_for_version(version, 30)
+
+        verdicts = [hoarder.deliver(lease, data).verdict for lease, data in hoard[:2]]
+
+        assert verdicts[0] == pb.VERDICT_ACCEPTED
+        assert verdicts[1] == pb.VERDICT_TOO_LATE
+        assert host.coordinator.status().received == 1
+
+
+def test_a_given_back_update_leaves_no_bytes(tmp_path: Path):
+    """Sent whole, then the lease given back: the next offer of anybody clears it away."""
+    with hosting(tmp_path / "run", recipe()) as host:
+        greedy, honest = host.cohort(2)
+        lease = greedy.lease()
+        data = greedy.train(lease)
+        greedy.upload(greedy.offer(lease.lease_id, data), data)
+        greedy.abort(lease.lease_id)
+        assert len(list((tmp_path / "run" / "spool").iterdir())) == 1
+
+        lease = honest.lease()
+        honest.offer(lease.lease_id, honest.train(lease))
+
+        assert not list((tmp_path / "run" / "spool").iterdir())

@@ -273,7 +273,7 @@ def main() -> None:
         app()
     except PotluckError as error:
         sys.exit(fail(error))
-    except Exception as error:  # noqa: BLE001 - the only one in the program
+    except Exception as error:  # noqa: BLE001 - the edge: anything not ours is our bug
         if isinstance(error, OSError) and error.filename is not None:  # only its owner can know why a path is so
             told = f"{error.filename}: {error.strerror}"
             sys.exit(fail(PotluckError(told, fix="check the path, its rights and the room there")))

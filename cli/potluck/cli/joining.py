@@ -134,7 +134,7 @@ def site(home: Home, outbox: Outbox, path: Path) -> Site:
 def count_examples(path: Path, recipe: Recipe) -> int:
     """Return how many samples there are to train on, the held-out ones left out."""
     samples = data.read(path, recipe.data.format).samples
-    return len(data.split(samples, recipe.data.held_out, seed=0).train)
+    return len(data.split(samples, recipe.data.held_out, data.SPLIT_SEED).train)
 
 
 def estimate(recipe: Recipe, cache: Path) -> Estimate:

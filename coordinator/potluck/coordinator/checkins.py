@@ -133,7 +133,7 @@ class CheckIns:
         kept = {lease_id for lease_id, one in holds.items() if rounds.useful(terms, now, one)}
         asker = rounds.Asker(
             pending=False,
-            contributed=books.intake.contributed(member.client_id, now.version),
+            contributed=books.intake.contributed(member.client_id, now.version, now.round),
             wants_work=request.wants_work,
             holds=tuple(holds.values()),
             listed=frozenset(held.lease_id for held in request.held),

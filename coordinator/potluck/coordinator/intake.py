@@ -152,7 +152,7 @@ class Intake:
             outcome = Outcome(digest, pb.VERDICT_REJECTED, request.examples, now.round or 0, 0.0, rejected)
             receipt = give(self.site, books, lease, outcome)
             return pb.SubmitReply(verdict=pb.VERDICT_REJECTED, receipt=receipt, rejected=rejected)
-        contributed = books.intake.contributed(lease.client_id, lease.version)
+        contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
         verdict = rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed)
         if verdict.offer is rounds.Offer.NOT_WANTED or now.round is None:
             receipt = give(self.site, books, lease, too_late(now, digest, request.examples))

@@ -64,7 +64,7 @@ def give(site: Site, books: Books, lease: LeaseRecord, outcome: Outcome) -> Enve
         reason = CREDITED[outcome.verdict]
         books.intake.credit(lease.client_id, lease.lease_id, reason, credit, site.clock.now_s())
     books.leases.end(lease.lease_id, LeaseState.CLOSED)
-    forget(site, books, lease, outcome.digest)
+    forget(site, books, lease.lease_id, outcome.digest)
     return envelope
 
 
@@ -73,14 +73,14 @@ def too_late(now: rounds.Situation, digest: bytes, examples: int) -> Outcome:
     return Outcome(digest, pb.VERDICT_TOO_LATE, examples, now.round or 0, 0.0)
 
 
-def forget(site: Site, books: Books, lease: LeaseRecord, digest: bytes) -> None:
+def forget(site: Site, books: Books, lease_id: bytes, digest: bytes) -> None:
     """Take back the right to send, and drop bytes that nobody needs.
 
     Within the writing transaction: an update with the same bytes is accepted only in another one, which looks whether
     they are still here.
     """
-    upload = books.leases.upload_of(lease.lease_id)
-    books.leases.forget_upload(lease.lease_id)
+    upload = books.leases.upload_of(lease_id)
+    books.leases.forget_upload(lease_id)
     if upload is not None:
         site.partials.drop(upload.upload_id)
     if not books.intake.needs(digest) and not books.leases.expects(digest):

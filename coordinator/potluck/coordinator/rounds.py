@@ -132,7 +132,7 @@ class Asker:
     pending: bool
     """It is enrolled and not approved."""
     contributed: bool
-    """An update of it that started from the present version waits to be counted."""
+    """An update of it counts, or will: one that started from the present version, or one in the open round."""
     wants_work: bool
     holds: tuple[Hold, ...]
     """All its leases that nothing has ended."""
@@ -224,15 +224,13 @@ def staleness_weight(tau: int) -> float:
 def verdict(terms: Terms, now: Situation, hold: Hold, *, contributed: bool) -> Verdict:  # noqa: PLR0911 - a list of cases
     """Return what an update for *hold* counts as.
 
-    *contributed*: another update of this client that started from the same version counts already.
+    *contributed*: another update of this client counts already, from the same version or in the same round.
     """
     tau = staleness(now, hold.version)
     if now.done(terms):
         return Verdict(Offer.NOT_WANTED, tau, f"the run has reached its last version, {now.version}")
     if contributed:
-        return Verdict(
-            Offer.NOT_WANTED, tau, f"another update of yours that started from version {hold.version} counts"
-        )
+        return Verdict(Offer.NOT_WANTED, tau, "another update of yours counts, from the same version or in this round")
     if terms.synchronous and hold.round != now.round:
         return Verdict(Offer.NOT_WANTED, tau, f"round {hold.round} closed without it")
     if now.round is None or now.phase not in OPEN:

@@ -40,7 +40,7 @@ def _refusing(context: grpc.ServicerContext) -> Iterator[None]:
         refuse(context, Refusal("another coordinator took over", code="unavailable", fix="try again", retry_in_s=5))
     except PotluckError as error:
         refuse(context, error)
-    except Exception:
+    except Exception:  # the edge: a defect of ours must answer the peer and blame nobody
         LOG.exception("event=internal_error peer=%s", context.peer())
         refuse(context, Refusal("the coordinator failed; the fault is its own", code="internal", retry_in_s=60))
 

@@ -7,7 +7,7 @@ from typing import Final, final
 from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
 from potluck.coordinator.progress import hold, look, turn
-from potluck.coordinator.receipts import conflict, give, stored, too_late
+from potluck.coordinator.receipts import conflict, forget, give, stored, too_late
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, Upload
@@ -20,8 +20,6 @@ from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope
 
 UPLOAD_BYTES: Final = 16
-
-
 WIDEST_BYTES: Final = 8
 """Bytes of one number in the widest codec."""
 HEADER_BYTES: Final = 1 << 20
@@ -107,7 +105,7 @@ class Uploads:
         return blobs_pb2.WriteReply(committed_size=committed, complete=False)
 
     def _verdict(self, books: Books, lease: LeaseRecord, now: rounds.Situation) -> rounds.Verdict:
-        contributed = books.intake.contributed(lease.client_id, lease.version)
+        contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
         held = hold(lease, self.site.clock.now_s())
         return rounds.verdict(self.site.plan.terms, now, held, contributed=contributed)
 
@@ -137,12 +135,9 @@ class Uploads:
         if found is not None and (found.digest, found.size) == (digest, size):
             return found
         before_s = self.site.clock.now_s() - LINGER_S
-        for idle in (
-            *([found] if found else []),
-            *books.leases.idle_uploads(lease.client_id, lease.lease_id, before_s),
-        ):
-            books.leases.forget_upload(idle.lease_id)
-            self.site.partials.drop(idle.upload_id)
+        idle = books.leases.idle_uploads(lease.client_id, lease.lease_id, before_s)
+        for useless in idle if found is None else (found, *idle):
+            forget(self.site, books, useless.lease_id, useless.digest)
         taken = books.leases.promised_bytes() + books.intake.spooled_bytes()
         limit = self.site.plan.recipe.limits.spool_bytes
         if taken + size > limit:

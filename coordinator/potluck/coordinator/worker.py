@@ -92,7 +92,7 @@ class Worker:
             self._tell(self._settled)
         except PotluckError as error:
             self._fail(str(error))
-        except Exception as error:
+        except Exception as error:  # the thread's edge: told as trouble, tried again, and the serving goes on
             LOG.exception("event=worker_failed")
             self._fail(f"{type(error).__name__}: {error}")
 

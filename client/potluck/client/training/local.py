@@ -25,7 +25,6 @@ from potluck.client.work import Job, Stride, Trained, Word
 from potluck.wire.recipe import Recipe
 
 HELD_OUT_TOKENS: Final = 4_096  # measured before and after each round; more would cost more than it tells
-SPLIT_SEED: Final = 0  # one for good: a sample that was held out once is never trained on
 
 
 @final
@@ -145,7 +144,7 @@ def base_of(recipe: Recipe, cache: Path, progress: Callable[[str], None] = lambd
 
 def texts_of(recipe: Recipe, path: Path) -> data.Split:
     """Return the owner's text: the part to train on, and the part to measure with."""
-    return data.split(data.read(path, recipe.data.format).samples, recipe.data.held_out, SPLIT_SEED)
+    return data.split(data.read(path, recipe.data.format).samples, recipe.data.held_out, data.SPLIT_SEED)
 
 
 def begun(job: Job) -> Start:

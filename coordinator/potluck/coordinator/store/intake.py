@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Final, final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from potluck.coordinator.store.records import ReceiptRecord, UpdateRecord, UpdateState
@@ -34,11 +34,14 @@ class Intake:
         """Return how many updates an open round has."""
         return self._count(UpdateRow.round == round_number, UpdateRow.state == str(UpdateState.WAITING))
 
-    def contributed(self, client_id: str, version: int) -> bool:
-        """Whether an update of that client that started from *version* counts, or will."""
-        return bool(
-            self._count(UpdateRow.client_id == client_id, UpdateRow.version == version, UpdateRow.state.in_(LIVE))
-        )
+    def contributed(self, client_id: str, version: int, round_number: int | None) -> bool:
+        """Whether an update of that client that started from *version*, or that is in that round, counts or will.
+
+        One for each version, so that fast clients do not outweigh the others; one for each round, so that a client
+        that hoarded leases of many versions does not make a whole round by itself.
+        """
+        same = or_(UpdateRow.version == version, UpdateRow.round == round_number)
+        return bool(self._count(UpdateRow.client_id == client_id, same, UpdateRow.state.in_(LIVE)))
 
     def counted(self, client_id: str) -> int:
         """Return how many updates of a client versions contain."""
