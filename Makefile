@@ -8,6 +8,9 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # Waiting threads of one training process must not spin on the cores of another.
 export OMP_WAIT_POLICY := PASSIVE
+# Flower reports its use and looks for updates unless it is told not to.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
 # One thread for each test process: they run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -46,7 +49,7 @@ lint: .venv/dev.done
 	@touch $@
 
 .venv/dev.done: .venv/client.done pyproject.toml
-	$(PIP) install --editable '.[client]' --group dev
+	$(PIP) install --editable '.[client,simulations]' --group dev
 	$(PIP) check
 	@touch $@
 
