@@ -138,8 +138,10 @@ def test_any_mix_of_ranks_and_scales_is_exact(seed: int, clients):
 @given(
     seed=SEEDS,
     order=st.permutations(range(6)),
-    rule=st.sampled_from(sorted(AGGREGATORS)),
-    outer=st.sampled_from(sorted(OUTER)),
+    rule=st.sampled_from(
+        sorted(n for n, kind in AGGREGATORS.items() if kind.trains == "both" and kind.any_start and n != "hetlora")
+    ),
+    outer=st.sampled_from(sorted(name for name, kind in OUTER.items() if not kind.elementwise)),
 )
 def test_the_order_of_arrival_changes_no_bit(seed: int, order, rule: str, outer: str):
     """A restarted coordinator must reach the same digest; one update is there twice."""
@@ -178,8 +180,9 @@ def test_no_gauge_changes_the_master(seed: int):
 def test_fedit_depends_on_the_gauge():
     """Known and documented: why factors are never averaged, except to compare."""
     rng = np.random.default_rng(9)
-    updates = [random_update(rng) for _ in range(4)]
-    turned = [Update({n: regauged(rng, t) for n, t in u.trained.items()}, u.start, u.examples) for u in updates]
+    start = random_update(rng).start
+    updates = [Update({n: trained_from(rng, t) for n, t in start.items()}, start, 1) for _ in range(4)]
+    turned = [Update({n: regauged(rng, t) for n, t in u.trained.items()}, start, 1) for u in updates]
 
     first, second = (aggregate(each, {}, Pipeline(rule="fedit")).master for each in (updates, turned))
 
@@ -190,7 +193,7 @@ def test_one_pass_over_an_iterator_is_the_same_up_to_rounding():
     """From files, without a list; the updates are read once, in their own order."""
     rng = np.random.default_rng(10)
     updates = [random_update(rng, rank=4) for _ in range(70)]  # 560 columns: over two chunks
-    pipeline = Pipeline(weights=("examples", "staleness"), outer="nesterov", rank=6)
+    pipeline = Pipeline(weights=("examples", "staleness"), outer="nesterov", rank=6, exact_up_to=70)
 
     listed, streamed = aggregate(updates, {}, pipeline), aggregate(iter(updates), {}, pipeline)
 

@@ -13,7 +13,7 @@ from potluck.aggregation import BadSetting, BadUpdate, LowRank, Pipeline, Unknow
         ({"rule": "maen"}, UnknownName, "'maen'", "'mean'"),
         ({"weights": ("examplez",)}, UnknownName, "'examplez'", "'examples'"),
         ({"weights": "examples"}, BadSetting, "'examples'", "tuple"),
-        ({"outer": "adam"}, UnknownName, "'adam'", "fedavg"),
+        ({"outer": "adam"}, UnknownName, "'adam'", "fedadam"),
         ({"settings": {"etta": 1.0}}, UnknownName, "'etta'", "'eta'"),
         ({"settings": {"eta": 0.0}}, BadSetting, r"eta 0\.0", "positive"),
         ({"outer": "nesterov", "settings": {"mu": 1.0}}, BadSetting, r"mu is 1\.0", "less than 1"),
@@ -85,9 +85,9 @@ def test_a_round_without_weight_is_refused(updates, says):
 
 
 def test_fedit_refuses_what_it_cannot_average():
-    """Factors of two ranks, or of two scales, have no mean."""
+    """Factors of two ranks, of two scales, or from two starts, have no mean."""
     rng = np.random.default_rng(20)
 
-    for other in (random_update(rng, rank=2), random_update(rng, rank=3, scale=1.0)):
-        with pytest.raises(BadUpdate, match=r"rank . and scale"):
+    for other in (random_update(rng, rank=2), random_update(rng, rank=3, scale=1.0), random_update(rng, rank=3)):
+        with pytest.raises(BadUpdate, match="different factors"):
             aggregate([random_update(rng, rank=3, scale=2.0), other], {}, Pipeline(rule="fedit"))

@@ -32,6 +32,7 @@ from potluck.aggregation import (
     start,
     to_tensors,
 )
+from potluck.aggregation.tensors import moves_at
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aggregation.json").read_text("utf-8"))
 COLLAPSE = VECTORS["t4_collapse_of_averaged_truncations"]
@@ -96,21 +97,24 @@ def test_trainable_and_tail_are_what_was_published(init: str, rank: int, publish
     np.testing.assert_allclose(both, published["q"].dense(), atol=1e-6 * (1 + published["q"].norm()))
 
 
-@pytest.mark.parametrize(("init", "scale"), [("continue", 4.0), ("orthonormal", 2.0), ("fresh", 3.7)])
-def test_a_scale_that_is_a_power_of_two_loses_no_bit(init: str, scale: float):
+@pytest.mark.parametrize(
+    ("init", "scale", "kept"), [("continue", 4.0, 4), ("orthonormal", 2.0, 4), ("half", 4.0, 2), ("fresh", 3.7, 0)]
+)
+def test_a_scale_that_is_a_power_of_two_loses_no_bit(init: str, scale: float, kept: int):
     """Division by it is exact, so trainable + tail is the published product to the last bit of a column."""
     published = broadcast({"q": low_rank(np.random.default_rng(1), (12, 9), 6)}, init)["q"]
 
     trainable, tail = start({"q": published}, {"q": (12, 9)}, init=init, rank=4, scale=scale, seed=0)
 
-    kept = trainable["q"]
-    for column in range(4 if init != "fresh" else 0):
+    begun = trainable["q"]
+    for column in range(kept):
         whole = np.outer(published.b[:, column].astype(float), published.a[column].astype(float))
         assert np.array_equal(
-            kept.scale * np.outer(kept.b[:, column].astype(float), kept.a[column].astype(float)), whole
+            begun.scale * np.outer(begun.b[:, column].astype(float), begun.a[column].astype(float)), whole
         )
-    rest = published.b[:, 4:] if init != "fresh" else published.b
-    assert np.array_equal(tail["q"].b, rest)
+    assert not begun.b[:, kept:].any()
+    assert np.array_equal(tail["q"].b, published.b[:, kept:])
+    assert np.array_equal(tail["q"].a, published.a[kept:])
 
 
 def test_continue_and_orthonormal_train_the_leading_directions():
@@ -123,6 +127,38 @@ def test_continue_and_orthonormal_train_the_leading_directions():
         np.testing.assert_allclose(one.trainable["q"].dense(), best, atol=1e-5)
     a = one.trainable["q"].a.astype(float)
     np.testing.assert_allclose(a @ a.T, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rank", "published_rank", "kept"),
+    [(1, 5, 0), (2, 5, 1), (3, 5, 1), (4, 5, 2), (7, 5, 3), (8, 5, 4), (8, 4, 4), (8, 3, 3), (8, 1, 1), (9, 0, 0)],
+)
+def test_half_continues_one_half_and_draws_the_other(rank: int, published_rank: int, kept: int):
+    """The top ⌊r/2⌋ columns or what there is of them, as continue has them; the same fresh rows as fresh, below."""
+    published = broadcast({"q": low_rank(np.random.default_rng(rank), (12, 9), published_rank)}, "half")
+
+    def begun(init: str):
+        return start(published, {"q": (12, 9)}, init=init, rank=rank, scale=3.7, seed=5)
+
+    trainable, tail = begun("half")
+
+    one, going, drawn = trainable["q"], begun("continue").trainable["q"], begun("fresh").trainable["q"]
+    assert np.array_equal(one.b[:, :kept], going.b[:, :kept])
+    assert np.array_equal(one.a[:kept], going.a[:kept])
+    assert one.b[:, kept:].shape == (12, rank - kept)
+    assert not one.b[:, kept:].any()
+    assert np.array_equal(one.a[kept:], drawn.a[kept:])
+    assert np.array_equal(tail["q"].b, published["q"].b[:, kept:])
+    assert np.array_equal(tail["q"].a, published["q"].a[kept:])
+
+
+def test_half_reaches_what_a_continued_start_cannot():
+    """Clients that train B only can move the master along the rows of A: with half there are new ones each version."""
+    master, seen = {"q": low_rank(np.random.default_rng(3), (12, 9), 2)}, []
+    for version in range(3):
+        one = start(broadcast(master, "half"), {"q": (12, 9)}, init="half", rank=4, scale=2.0, seed=version).trainable
+        seen.append(one["q"].a)
+    assert np.linalg.matrix_rank(np.vstack(seen)) == 2 + 3 * 2
 
 
 def test_fresh_trains_from_zero_and_freezes_everything():
@@ -260,6 +296,77 @@ def test_deltas_of_another_start_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("trains", "expected"),
+    [("both", ["both"] * 4), ("b", ["b"] * 4), ("a", ["a"] * 4), ("alternately", ["b", "a", "b", "a"])],
+)
+def test_alternating_rules_begin_with_b(trains, expected: list[str]):
+    """At version 0 B is zero: A against it has no gradient."""
+    assert [moves_at(trains, version) for version in range(4)] == expected
+
+
+@pytest.mark.parametrize(("moves", "frozen"), [("b", "a"), ("a", "b")])
+def test_only_the_factor_that_moves_travels(moves, frozen: str):
+    """Half of the numbers; the coordinator takes the other factor from the start, and the innovation has rank r."""
+    rng = np.random.default_rng(11)
+    begun = {name: low_rank(rng, shape, 3, 2.0) for name, shape in SHAPES.items()}
+    trained = {name: frozen_but(trained_from(rng, term), term, frozen) for name, term in begun.items()}
+
+    sent = deltas(trained, begun, moves)
+    update = from_deltas(sent, begun, examples=5, moves=moves)
+
+    assert set(sent) == {f"{name}.lora_{moves.upper()}" for name in SHAPES}
+    for name, term in update.trained.items():
+        assert getattr(term, frozen) is getattr(begun[name], frozen)
+        np.testing.assert_allclose(getattr(term, moves), getattr(trained[name], moves), atol=1e-7)
+        innovation = update.innovation()[name]
+        assert innovation.rank == 3
+        np.testing.assert_allclose(innovation.dense(), trained[name].dense() - begun[name].dense(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("moves", "frozen"), [("b", "a"), ("a", "b")])
+def test_a_factor_that_should_not_move_is_refused(moves, frozen: str):
+    """On the client, where it would be lost, and on the coordinator, where another version's client sent it."""
+    rng = np.random.default_rng(12)
+    begun = {"q": low_rank(rng, (6, 5), 2, 2.0)}
+    trained = {"q": trained_from(rng, begun["q"])}
+
+    with pytest.raises(BadUpdate, match=f"q.lora_{frozen.upper()} changed, and only {moves}"):
+        deltas(trained, begun, moves)
+    for others in (deltas(trained, begun), deltas({"q": frozen_but(trained["q"], begun["q"], moves)}, begun, frozen)):
+        with pytest.raises(BadTensor, match=f"1 names .* lora_{moves.upper()}|2 names .* lora_{moves.upper()}"):
+            from_deltas(others, begun, examples=1, moves=moves)
+
+
+def frozen_but(trained: LowRank, start_: LowRank, frozen: str) -> LowRank:
+    """Return *trained* with the *frozen* factor of its start."""
+    return LowRank(start_.b if frozen == "b" else trained.b, start_.a if frozen == "a" else trained.a, trained.scale)
+
+
+@pytest.mark.parametrize("init", ["continue", "orthonormal"])
+def test_a_public_factor_is_one_for_all_clients_and_spans_the_same_from_version_to_version(init: str):
+    """Three clients train B only, for four versions: A is turned by the decomposition, its rows span what they did.
+
+    So Σ cᵢBᵢ·A is what one may say of every round, and the master never needs more than r columns.
+    """
+    rng, master, total, spans = np.random.default_rng(13), {}, np.zeros((12, 9)), []
+    for version in range(4):
+        starts = [
+            start(broadcast(master, init), {"q": (12, 9)}, init=init, rank=3, scale=2.0, seed=version).trainable["q"]
+            for _ in range(3)
+        ]
+        assert len({one.a.tobytes() for one in starts}) == 1
+        trained = [frozen_but(trained_from(rng, one, step=1.0), one, "a") for one in starts]
+        total += sum(one.dense() - starts[0].dense() for one in trained) / 3
+        updates = [Update({"q": one}, {"q": starts[0]}, 1) for one in trained]
+        master = aggregate(updates, master, Pipeline(rank=9)).master
+        spans.append(np.linalg.pinv(starts[0].a.astype(float)) @ starts[0].a.astype(float))
+        assert master["q"].rank == 3
+        np.testing.assert_allclose(master["q"].dense(), total, atol=1e-6)
+
+    assert np.linalg.norm(spans[-1] - spans[0]) <= 1e-5
+
+
+@pytest.mark.parametrize(
     ("call", "error", "says"),
     [
         (lambda p: start(p, {"q": (6, 5)}, init="contineu", rank=1, scale=1.0, seed=0), UnknownName, "contineu"),
@@ -267,7 +374,7 @@ def test_deltas_of_another_start_are_refused():
         (lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=1, scale=0.0, seed=0), BadSetting, r"scale is 0\.0"),
         (lambda p: start(p, {"q": (5, 6)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, r"\(6, 5\)"),
         (lambda p: start(p, {"p": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, "such as q"),
-        (lambda p: broadcast(p, "half"), UnknownName, "half"),
+        (lambda p: broadcast(p, "halve"), UnknownName, "halve"),
         (lambda p: broadcast({"q": p["q"].times(1e90)}, "continue"), BadTensor, "overflows float32"),
         (lambda _: scaling(16, 0), BadSetting, "rank is 0"),
         (lambda _: scaling(float("nan"), 1), BadSetting, "alpha is nan"),

@@ -1,101 +1,147 @@
-"""A round's updates, as a rule reads them: checked, weighted, in an order that does not depend on who came first."""
+"""A round's updates, as the driver reads them: checked, in an order that does not depend on who came first."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Floats, LowRank
+from potluck.aggregation.stored import StoredUpdates
 from potluck.aggregation.updates import Update, first_bad_value
-from potluck.aggregation.weights import Weight
+from potluck.aggregation.weights.ballot import Factor, Facts
+
+MOST_NUMBERS: Final = 1 << 24
+"""Float64 numbers that a pass over whole updates may gather: 128 MiB."""
 
 
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Member:
-    """One update of the cohort, in one pass."""
+class Read(NamedTuple):
+    """One module of one update."""
 
     place: int
-    """Where it stands in the order of reading; the rows of a Gram matrix are in this order."""
-    update: Update
-    weight: float
-    """The product of its weight factors, not yet divided by the round's total."""
-    innovation: Mapping[str, LowRank]
-    """Δ per module, for the modules of this pass."""
+    """Where the update stands in the order of reading; rows and columns of a Gram matrix are in this order."""
+    name: str
+    trained: LowRank
+    start: LowRank
+    """Of rank 0 where it began at zero."""
+
+
+class Census(NamedTuple):
+    """What a look at every update, and at none of its numbers, tells."""
+
+    facts: Facts
+    raw: Floats
+    """(n,): the product of each update's weight factors, not yet divided by the round's total."""
+    names: tuple[str, ...]
+    """The modules, sorted."""
+    sizes: Mapping[str, int]
+    """Numbers in the largest part of each module; empty where parts are read one at a time anyway."""
 
 
 @final
 class Cohort:
-    """The updates of one round.  A rule takes one or more `passes`, and in each sees every update once.
+    """The updates of one round.
 
     A Sequence is read in the order of its contents' SHA-256, so any order of arrival gives the same bits; equal
     updates are interchangeable.  Another iterable is read as it comes, and only once if it is an iterator.
-    Updates in a list or tuple are in memory already, so a pass covers one module and a rule holds one sum at a time;
-    otherwise a pass covers all modules and holds one update at a time.
+    Updates in a list, a tuple or StoredUpdates are read module by module; others whole, one at a time.
     """
 
-    def __init__(
-        self, updates: Iterable[Update], weights: Sequence[Weight], master: Mapping[str, LowRank], *, f: int = 0
-    ) -> None:
-        self.f = f
+    def __init__(self, updates: Iterable[Update], factors: Sequence[Factor], master: Mapping[str, LowRank]) -> None:
+        self.by_module = isinstance(updates, list | tuple | StoredUpdates)
+        self.once = iter(updates) is updates if not isinstance(updates, Sequence) else False
+        self.shapes = {name: term.shape for name, term in master.items()}
         self.ranks: dict[str, int] = {}
-        """Per module, the largest rank that a client trained; complete when a pass is."""
+        """Per module, the largest rank that a client trained; complete when every part was read."""
         self._updates = updates
-        self._factors = weights
-        self._shapes = {name: term.shape for name, term in master.items()}
+        self._factors = factors
         self._names: frozenset[str] | None = None
-        self._raw: dict[int, float] = {}
-        self._norms: dict[tuple[int, str], float] = {}
+        self._checked: set[tuple[int, str]] = set()
         self._spent = False
-        self._order = canonical_order(updates) if isinstance(updates, Sequence) else None
+        digests = [update.digest() for update in updates] if isinstance(updates, Sequence) else []
+        self._order = sorted(range(len(digests)), key=digests.__getitem__) if digests else None
+        self._digests = sorted(digests)
 
-    def passes(self) -> Iterator[Iterator[Member]]:
-        """Yield the passes that together show every module of every update once.
+    @property
+    def seed(self) -> int:
+        """A number that follows from all updates together; 0 where they are not a Sequence."""
+        return int.from_bytes(hashlib.sha256(b"".join(self._digests)).digest()[:8]) if self._digests else 0
 
-        Raises:
-            BadUpdate: there are no updates, or one is not like the master and the others; or the updates are an
-                iterator that has been read.
-        """
-        if isinstance(self._updates, list | tuple) and self._updates:
-            for name in sorted(self._updates[0].trained):
-                yield self._members({name})
-        else:
-            yield self._members(None)
-
-    def shape_of(self, name: str) -> tuple[int, int]:
-        """Return the (d, k) of the module *name*, after a pass over it."""
-        return self._shapes[name]
-
-    def shares(self) -> Floats:
-        """Return the weights divided by their sum, (n,) in the order of reading, after the first pass.
+    def census(self, f: int = 0) -> Census:
+        """Look at every update once, without reading what it trained.
 
         Raises:
-            BadUpdate: no updates, or a total weight of zero.
+            BadUpdate: there are none, they weigh nothing together, or one is not like the others.
         """
-        raw = [self._raw[place] for place in sorted(self._raw)]
-        return np.array(raw) / self.total()
+        rows: list[tuple[int, int, int]] = []
+        raw: list[float] = []
+        sizes: dict[str, int] = {}
+        for place, update in self._read():
+            self._check_names(place, update)
+            for name in () if self.by_module else update.trained:
+                term = update.trained[name]
+                sizes[name] = max(sizes.get(name, 0), term.b.size + term.a.size)
+            rows.append((update.examples, update.steps, update.staleness))
+            raw.append(self.weigh(place, update))
+        total_of(raw)
+        examples, steps, staleness = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+        facts = Facts(examples, steps, staleness, f=f, seed=self.seed)
+        return Census(facts, np.array(raw), tuple(sorted(self._names or ())), sizes)
 
-    def total(self) -> float:
-        """Return the sum of all weights, after the first pass; see shares."""
-        total = math.fsum(self._raw.values())
-        if not self._raw:
-            raise BadUpdate("there are no updates to combine", fix="wait for at least one")
-        if not 0 < total < math.inf:
-            raise BadUpdate(
-                f"the {len(self._raw)} updates weigh {total} together",
-                fix="leave out updates without examples, or use the weight 'uniform'",
-            )
-        return total
+    def updates(self) -> Iterator[tuple[int, Update]]:
+        """Yield every update with its place, its names checked: for a single pass over an iterator."""
+        for place, update in self._read():
+            self._check_names(place, update)
+            yield place, update
 
-    def norms(self) -> Floats:
-        """Return ‖Δᵢ‖ over all modules, (n,) in the order of reading, after a pass over every module."""
-        squares: dict[int, list[float]] = {}
-        for (place, _), norm in self._norms.items():
-            squares.setdefault(place, []).append(norm * norm)
-        return np.array([math.sqrt(math.fsum(squares[place])) for place in sorted(squares)])
+    def parts(self, names: Sequence[str]) -> Iterator[Read]:
+        """Yield the modules *names* of every update; the updates of one module are in the order of reading.
+
+        Raises:
+            BadUpdate: a shape that is not the others', or a value that is not finite.
+        """
+        if self.by_module:
+            for name in names:
+                for place, update in self._read():
+                    yield self.part(place, update, name)
+            return
+        for place, update in self._read():
+            self._check_names(place, update)
+            for name in names:
+                yield self.part(place, update, name)
+
+    def part(self, place: int, update: Update, name: str) -> Read:
+        """Return one module of one update, checked when it is read first."""
+        trained, start = update.part_of(name)
+        if (place, name) not in self._checked:
+            self._checked.add((place, name))
+            self._check_part(self._where(place), name, trained, start)
+        return Read(place, name, trained, start)
+
+    def blocks(self, census: Census, held: int = 0) -> Iterator[Sequence[str]]:
+        """Yield the modules in groups that are worth one pass, so that *held* numbers per number of a part fit.
+
+        Updates that are read by module get a pass for each; others as few passes as memory allows.
+        """
+        group: list[str] = []
+        size = 0
+        for name in census.names:
+            more = held * census.sizes.get(name, 0)
+            if group and (self.by_module or size + more > MOST_NUMBERS):
+                yield group
+                group, size = [], 0
+            group.append(name)
+            size += more
+        yield group
+
+    def weigh(self, place: int, update: Update) -> float:
+        """Return the product of the update's weight factors."""
+        weight = math.prod(factor(update) for factor in self._factors)
+        if not 0 <= weight < math.inf:
+            raise BadUpdate(f"{self._where(place)} has the weight {weight}", fix="weights are finite and not negative")
+        return float(weight)
 
     def as_given(self, values: Floats) -> tuple[float, ...]:
         """Return *values*, one per update in the order of reading, in the order in which the updates were given."""
@@ -103,66 +149,58 @@ class Cohort:
         result[self._order if self._order is not None else slice(None)] = values
         return tuple(float(value) for value in result)
 
-    def _members(self, names: set[str] | None) -> Iterator[Member]:
-        for place, update in enumerate(self._read()):
-            where = f"update {self._order[place] if self._order is not None else place}"
-            self._check(where, update)
-            self._raw[place] = self._weigh(where, update)
-            covered = sorted(update.trained if names is None else names)
-            innovation = {name: self._innovation(where, place, update, name) for name in covered}
-            yield Member(place, update, self._raw[place], innovation)
+    def given(self, place: int) -> int:
+        """Return where the update that is read as *place* was given."""
+        return self._order[place] if self._order is not None else place
 
-    def _read(self) -> Iterator[Update]:
+    def _where(self, place: int) -> str:
+        return f"update {self.given(place)}"
+
+    def _read(self) -> Iterator[tuple[int, Update]]:
         if isinstance(self._updates, Sequence):
-            return (self._updates[place] for place in self._order or ())
-        fresh = iter(self._updates)
-        if fresh is self._updates and self._spent:
+            return ((place, self._updates[given]) for place, given in enumerate(self._order or ()))
+        if self.once and self._spent:
             raise BadUpdate("the updates can be read only once", fix="give a list, or an object that restarts them")
         self._spent = True
-        return fresh
+        return enumerate(self._updates)
 
-    def _check(self, where: str, update: Update) -> None:
-        """Refuse an update whose modules or shapes are not those of the master and of the updates before it."""
+    def _check_names(self, place: int, update: Update) -> None:
+        """Refuse an update whose modules are not those of the master and of the updates before it."""
         names = frozenset(update.trained)
         if self._names is None:
-            self._names = names | frozenset(self._shapes)
+            self._names = names | frozenset(self.shapes)
         if names != self._names or not names:
             missing, extra = sorted(self._names - names), sorted(names - self._names)
             raise BadUpdate(
-                f"{where} has {len(names)} modules where {len(self._names)} are expected; "
+                f"{self._where(place)} has {len(names)} modules where {len(self._names)} are expected; "
                 f"missing {missing[:3]}, unexpected {extra[:3]}",
                 fix="train the modules that the recipe names; a module left alone keeps its start",
             )
-        for name, term in update.trained.items():
-            if (expected := self._shapes.setdefault(name, term.shape)) != term.shape:
-                raise BadUpdate(
-                    f"{where}: {name} is {term.shape} where the others are {expected}", fix="check the base model"
-                )
-            self.ranks[name] = max(self.ranks.get(name, 0), term.rank)
 
-    def _weigh(self, where: str, update: Update) -> float:
-        weight = math.prod(factor(update) for factor in self._factors)
-        if not 0 <= weight < math.inf:
-            raise BadUpdate(f"{where} has the weight {weight}", fix="weights are finite and not negative")
-        return float(weight)
-
-    def _innovation(self, where: str, place: int, update: Update, name: str) -> LowRank:
-        """Return Δ of one module; the first time, refuse what is not finite and note the norm."""
-        if (place, name) in self._norms:
-            return update.innovation_of(name)
-        for role, part in (("trained", update.trained), ("start", update.start)):
-            if name in part and (bad := first_bad_value(part[name])):
+    def _check_part(self, where: str, name: str, trained: LowRank, start: LowRank) -> None:
+        """Refuse a module of another shape than the others', or with a value that is not finite."""
+        if (expected := self.shapes.setdefault(name, trained.shape)) != trained.shape:
+            raise BadUpdate(
+                f"{where}: {name} is {trained.shape} where the others are {expected}", fix="check the base model"
+            )
+        self.ranks[name] = max(self.ranks.get(name, 0), trained.rank)
+        for role, term in (("trained", trained), ("start", start)):
+            if bad := first_bad_value(term):
                 raise BadUpdate(f"{where}: {name} {role} {bad} is NaN or infinite", fix="leave this update out")
-        with np.errstate(over="ignore", invalid="ignore"):
-            delta = update.innovation_of(name)
-            norm = delta.norm()
-        if not math.isfinite(norm):
-            raise BadUpdate(f"{where}: the norm of {name} overflows float64", fix="leave this update out")
-        self._norms[place, name] = norm
-        return delta
 
 
-def canonical_order(updates: Sequence[Update]) -> list[int]:
-    """Return the places of *updates* in the order of their digests; equal updates may stand either way."""
-    digests = [update.digest() for update in updates]
-    return sorted(range(len(digests)), key=digests.__getitem__)
+def total_of(raw: Sequence[float]) -> float:
+    """Return the sum of all weights.
+
+    Raises:
+        BadUpdate: no updates, or a total weight of zero.
+    """
+    if not raw:
+        raise BadUpdate("there are no updates to combine", fix="wait for at least one")
+    total = math.fsum(raw)
+    if not 0 < total < math.inf:
+        raise BadUpdate(
+            f"the {len(raw)} updates weigh {total} together",
+            fix="leave out updates without examples, or use the weight 'uniform'",
+        )
+    return total

@@ -1,14 +1,24 @@
 """A round's updates and the master, to the next master."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
-from potluck.aggregation.cohort import Cohort
-from potluck.aggregation.lowrank import LowRank, compress, zero
-from potluck.aggregation.pipeline import Pipeline
+import numpy as np
+
+from potluck.aggregation.cohort import Census, Cohort
+from potluck.aggregation.coordinates import Choice, coordinates
+from potluck.aggregation.errors import BadSetting
+from potluck.aggregation.folding import Folded, Plan, folded, folded_once
+from potluck.aggregation.lowrank import Floats, LowRank
+from potluck.aggregation.moving import After, Before, moved, moved_in_basis
+from potluck.aggregation.outer.base import Moments
+from potluck.aggregation.pipeline import REBASING, Pipeline, Stages
+from potluck.aggregation.products import Mapped, Products, exact_products, norms_of, sketched_products
+from potluck.aggregation.report import Report, Truncation
+from potluck.aggregation.rules.base import Coordinatewise, Rule
 from potluck.aggregation.updates import Update
+from potluck.aggregation.weights.ballot import Ballot
 
 DEFAULT: Final = Pipeline()
 RANK_FACTOR: Final = 4
@@ -18,43 +28,22 @@ RANK_FACTOR: Final = 4
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What the outer step remembers from round to round.  Factors have scale 1, so to_tensors stores it whole."""
+    """What is remembered from round to round."""
 
     momentum: Mapping[str, LowRank] = field(default_factory=dict)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """What the cut to the master's rank cost."""
-
-    norm: float
-    """Frobenius norm of the new master before the cut."""
-    discarded: float
-    """Frobenius norm of what was cut off."""
-
-    @property
-    def relative_error(self) -> float:
-        """Discarded over norm; 0 for a master of zero."""
-        return self.discarded / self.norm if self.norm else 0.0
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What happened in a round.  Weights and norms are in the order in which the updates were given."""
-
-    weights: tuple[float, ...]
-    """cᵢ, as the rule used them."""
-    norms: tuple[float, ...]
-    """‖Δᵢ‖ over all modules: how far each client moved the product."""
-    modules: Mapping[str, Truncation]
-    total: Truncation
-    """All modules together."""
+    """Of linear outer steps.  Factors have scale 1, so to_tensors stores it whole."""
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    """Of element-wise outer steps."""
+    rounds: int = 0
+    """Rounds that the master has behind it."""
 
 
 class Aggregated(NamedTuple):
-    """The next master (balanced factors, scale 1, descending σ), the state to hand to the next round, the report."""
+    """The next master, the state to hand to the next round, the report.
+
+    The master has balanced factors of scale 1 in the order of descending σ.  Rules that train one factor against a
+    public one leave it in the public one's basis instead.
+    """
 
     master: dict[str, LowRank]
     state: State
@@ -66,45 +55,159 @@ def aggregate(
     master: Mapping[str, LowRank],
     pipeline: Pipeline = DEFAULT,
     state: State | None = None,
+    *,
+    mapped: Mapped = map,
 ) -> Aggregated:
     """Combine *updates* into *master*: G ← cut(G + Outer(Σ cᵢ·Δᵢ)), per module, in float64.
 
     The master may be empty or lack a module: that module is zero, as before the first round.  A Sequence gives the
-    same bits in any order.  Any other iterable is read in its own order, one update at a time, in one pass for
-    rules that need no more, and gives the same up to rounding.
+    same bits in any order.  Any other iterable is read in its own order, one update at a time, and gives the same up
+    to rounding; an iterator is read once, which is enough for rules and weights that look at one update at a time.
+    Over `pipeline.exact_up_to` updates, sums and inner products are sketched, and the report has their errors.
+    *mapped* may run the passes of different modules elsewhere; the bits are the same.
 
     Raises:
-        BadUpdate: no updates, no weight, a value that is not finite, or modules, shapes, ranks that do not fit.
+        BadUpdate: no updates, no weight, a value that is not finite, or modules, shapes, ranks that do not fit; or a
+            step or rule that cannot give what it promises for this many updates.
         BadTensor: the momentum in *state* has another shape than the master.
     """
     stages = pipeline.stages()
-    cohort = Cohort(updates, stages.weights, master, f=pipeline.f)
-    remembered = {} if state is None else state.momentum
-    moved: dict[str, LowRank] = {}
-    momentum: dict[str, LowRank] = {}
-    costs: dict[str, Truncation] = {}
-    weights: tuple[float, ...] = ()
-    for name, innovation, shares in stages.rule(cohort):
-        present = [master[name]] if name in master else []
-        step = stages.outer(innovation, [remembered[name]] if name in remembered else [])
-        rank = pipeline.rank or max([RANK_FACTOR * cohort.ranks[name], *(term.rank for term in present)])
-        shape = cohort.shape_of(name)
-        weights = cohort.as_given(shares)  # every module's are the same
-        moved[name], costs[name] = cut([*present, *step.step, zero(shape)], rank)
-        if step.momentum:
-            momentum[name], _ = cut(step.momentum, rank)
-    report = Report(weights, cohort.as_given(cohort.norms()), modules=costs, total=summed(costs))
-    return Aggregated(moved, State(momentum), report)
+    cohort = Cohort(updates, stages.factors, master)
+    remembered = state or State()
+    if cohort.once:
+        return _once(cohort, stages, pipeline, master, remembered)
+    census = cohort.census(pipeline.f)
+    exact = len(census.raw) <= pipeline.exact_up_to
+    products = _products(cohort, census, stages, exact=exact, mapped=mapped)
+    ballot = _voted(census, stages, products)
+    work = _Work(pipeline, stages, master, remembered, exact=exact, seed=census.facts.seed)
+    if isinstance(stages.rule, Coordinatewise):
+        choice = Choice.of(stages.rule, ballot, norms=products is None)
+        coefficients = choice.coefficients
+    else:
+        plan = work.plan(stages.rule, norms=products is None)
+        coefficients = ballot.coefficients
+
+    def task(names: Sequence[str]) -> list[_Done]:
+        if isinstance(stages.rule, Coordinatewise):
+            return [work.done(each) for each in coordinates(cohort, names, choice)]
+        return [work.done(each) for each in folded(cohort, names, coefficients, plan)]
+
+    done = [each for block in mapped(task, cohort.blocks(census)) for each in block]
+    norms = norms_of(products.gram) if products else np.sqrt(sum(each.squares for each in done))
+    return _result(done, remembered, cohort, coefficients, norms, products, exact=exact)
 
 
-def cut(terms: Sequence[LowRank], rank: int) -> tuple[LowRank, Truncation]:
-    """Return the sum of *terms* in at most *rank* columns, and what that cost."""
-    kept, discarded = compress(terms, rank=rank)
-    return kept, Truncation(math.hypot(kept.norm(), discarded), discarded)
+class _Done(NamedTuple):
+    """One module after the round."""
+
+    name: str
+    after: After
+    squares: Floats
+    error: float
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is done with every module once its updates are folded."""
+
+    pipeline: Pipeline
+    stages: Stages
+    master: Mapping[str, LowRank]
+    state: State
+    exact: bool
+    seed: int
+
+    def plan(self, rule: Rule, *, norms: bool) -> Plan:
+        """Return what the folds need to know."""
+        return Plan(
+            rule=rule,
+            master=self.master,
+            rounds=self.state.rounds,
+            exact=self.exact,
+            rank=self.pipeline.rank,
+            seed=self.seed,
+            norms=norms,
+        )
+
+    def done(self, each: Folded) -> _Done:
+        """Take the outer step and cut."""
+        before = Before(
+            self.master.get(each.name), self.state.momentum.get(each.name), self.state.moments.get(each.name)
+        )
+        rank = self.pipeline.rank or max(RANK_FACTOR * each.rank, before.master.rank if before.master else 0)
+        keeps = self.stages.rule.trains != "both" and self.pipeline.rule not in REBASING
+        step = moved_in_basis if keeps else moved
+        after = step(each.terms, before, self.stages.outer, rank=rank, shape=each.shape)
+        return _Done(each.name, after, each.squares, each.error)
+
+
+def _once(
+    cohort: Cohort, stages: Stages, pipeline: Pipeline, master: Mapping[str, LowRank], state: State
+) -> Aggregated:
+    """Combine what can be read only once, in one pass."""
+    if stages.steps or isinstance(stages.rule, Coordinatewise):
+        raise BadSetting(
+            f"the updates can be read only once; {pipeline.weights} and the rule {pipeline.rule!r} read them twice",
+            fix="give a list, StoredUpdates, or an object that restarts them",
+        )
+    work = _Work(pipeline, stages, master, state, exact=True, seed=0)
+    modules, weights = folded_once(cohort, work.plan(stages.rule, norms=True))
+    done = [work.done(each) for each in modules]
+    norms = np.sqrt(sum(each.squares for each in done))
+    return _result(done, state, cohort, weights, norms, None, exact=True)
+
+
+def _products(cohort: Cohort, census: Census, stages: Stages, *, exact: bool, mapped: Mapped) -> Products | None:
+    """Return the inner products, or None where nobody reads them and norms are had on the way."""
+    if not exact:
+        return sketched_products(cohort, census, mapped)
+    return exact_products(cohort, census, mapped) if any(step.reads_gram for step in stages.steps) else None
+
+
+def _voted(census: Census, stages: Stages, products: Products | None) -> Ballot:
+    """Return the ballot after all steps."""
+    shares = census.raw / np.sum(census.raw)
+    ballot = Ballot(census.facts, np.eye(len(shares)), shares, products.gram if products else None)
+    for step in stages.steps:
+        ballot = step.cast(ballot)
+    return ballot
+
+
+def _result(
+    done: Sequence[_Done],
+    state: State,
+    cohort: Cohort,
+    coefficients: Floats,
+    norms: Floats,
+    products: Products | None,
+    *,
+    exact: bool,
+) -> Aggregated:
+    """Put the modules together."""
+    costs = {each.name: each.after.cost for each in done}
+    total = summed(costs)
+    error = float(np.linalg.norm([each.error for each in done]))
+    report = Report(
+        weights=cohort.as_given(coefficients),
+        norms=cohort.as_given(norms),
+        modules=costs,
+        total=total,
+        products="none" if products is None else "exact" if exact else "sketch",
+        products_error=products.error if products else 0.0,
+        sum_error=error / total.norm if total.norm else 0.0,
+    )
+    momentum = {each.name: each.after.momentum for each in done if each.after.momentum is not None}
+    moments = {each.name: each.after.moments for each in done if each.after.moments is not None}
+    return Aggregated(
+        {each.name: each.after.master for each in done}, State(momentum, moments, state.rounds + 1), report
+    )
 
 
 def summed(costs: Mapping[str, Truncation]) -> Truncation:
     """Return the cost of all modules together."""
     return Truncation(
-        math.hypot(*(cost.norm for cost in costs.values())), math.hypot(*(cost.discarded for cost in costs.values()))
+        float(np.linalg.norm([cost.norm for cost in costs.values()])),
+        float(np.linalg.norm([cost.discarded for cost in costs.values()])),
     )

@@ -1,8 +1,12 @@
-"""The safetensors file format, written and read here because the numerical core imports NumPy and nothing else.
+"""The safetensors file format, written and read here because a stranger's bytes need more checks than its library has.
 
 Eight bytes, little-endian: the length of the header.  The header: a JSON object from tensor name to dtype, shape and
 the two ends of its bytes, and "__metadata__" to strings.  Then the bytes, without holes.  Written in one way only
 (sorted, padded to 8 bytes), so equal tensors are equal bytes and have equal digests.
+
+One thing is ours: a header may be compressed.  Then the first four bytes are its length as it is stored, and the next
+four, which are zero in every safetensors file, its length as JSON.  For a thousand small tensors the names would be
+most of a message.
 """
 
 import json
@@ -10,20 +14,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from potluck.aggregation.codecs.lossless import expanded, squeezed
 from potluck.aggregation.errors import BadTensor
-from potluck.aggregation.lowrank import Array
+
+Stored: TypeAlias = NDArray[np.generic]
+"""An array of one of DTYPES."""
 
 LENGTH_BYTES: Final = 8
+HALF_BYTES: Final = 4
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_DIMS: Final = 8
 MAX_NAME: Final = 512
 MAX_EXTENT: Final = 1 << 40
 METADATA: Final = "__metadata__"
-DTYPES: Final[Mapping[str, str]] = MappingProxyType({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1"})
+DTYPES: Final[Mapping[str, str]] = MappingProxyType({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U8": "|u1"})
 NAMES: Final[Mapping[str, str]] = MappingProxyType({stored: name for name, stored in DTYPES.items()})
 
 
@@ -40,8 +49,10 @@ class Limits:
     """Values of all tensors together, after decoding."""
 
 
-def write(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+def write(tensors: Mapping[str, Stored], metadata: Mapping[str, str], *, lossless: bool = False) -> bytes:
     """Return *tensors* as one safetensors file; the same bytes for the same content, on every machine.
+
+    *lossless*: with a compressed header, where that is shorter; no other program opens that.
 
     Raises:
         BadTensor: a dtype or name that the format or our reader does not take.
@@ -62,10 +73,14 @@ def write(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
         body.append(stored.tobytes())
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % LENGTH_BYTES)
+    short = squeezed(text) if lossless else text
+    if len(short) < len(text):
+        start = len(short).to_bytes(HALF_BYTES, "little") + len(text).to_bytes(HALF_BYTES, "little")
+        return b"".join([start, short, *body])
     return b"".join([len(text).to_bytes(LENGTH_BYTES, "little"), text, *body])
 
 
-def read(data: bytes, limits: Limits) -> tuple[dict[str, Array], dict[str, str]]:
+def read(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Stored], dict[str, str]]:
     """Return the tensors of a safetensors file, as read-only views of *data*, and its metadata.  Trusts none of it.
 
     Raises:
@@ -78,7 +93,7 @@ def read(data: bytes, limits: Limits) -> tuple[dict[str, Array], dict[str, str]]
         raise BadTensor("the metadata is not a table of strings")
     found = [parsed(name, entry, len(body)) for name, entry in header.items()]
     end = 0
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Stored] = {}
     for name, dtype, shape, (begin, stop) in sorted(found, key=lambda item: item[3]):
         if begin != end:
             raise BadTensor(f"{name} begins at byte {begin}, and the one before it ends at {end}")
@@ -89,15 +104,17 @@ def read(data: bytes, limits: Limits) -> tuple[dict[str, Array], dict[str, str]]
     return tensors, metadata
 
 
-def split(data: bytes, limits: Limits) -> tuple[dict[str, Any], memoryview]:
+def split(data: bytes | memoryview, limits: Limits) -> tuple[dict[str, Any], memoryview]:
     """Return the parsed header and the bytes after it."""
-    view = memoryview(data)
+    view = memoryview(data).toreadonly()
     if len(view) > limits.max_bytes:
         raise BadTensor(f"{len(view)} bytes; the limit is {limits.max_bytes}", fix="send a smaller update")
-    length = int.from_bytes(view[:LENGTH_BYTES], "little")
-    if len(view) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, len(view) - LENGTH_BYTES):
+    length, long = (int.from_bytes(view[at : at + HALF_BYTES], "little") for at in (0, HALF_BYTES))
+    if len(view) < LENGTH_BYTES or length > len(view) - LENGTH_BYTES or max(length, long) > MAX_HEADER_BYTES:
         raise BadTensor(f"{len(view)} bytes cannot hold a header of {length}; the limit is {MAX_HEADER_BYTES}")
     text = bytes(view[LENGTH_BYTES : LENGTH_BYTES + length])
+    if long:
+        text = expanded(text, long)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=without_repeats, parse_constant=refused)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits, too deep

@@ -3,20 +3,29 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from potluck.aggregation.errors import BadSetting, UnknownName
-from potluck.aggregation.outer import OUTER, Outer
-from potluck.aggregation.rules import AGGREGATORS, Rule
-from potluck.aggregation.weights import WEIGHTS, Weight
+from potluck.aggregation.outer.base import AnyOuter
+from potluck.aggregation.outer.registry import OUTER
+from potluck.aggregation.rules.base import AnyRule, Coordinatewise
+from potluck.aggregation.rules.registry import AGGREGATORS
+from potluck.aggregation.weights.ballot import Factor, Step
+from potluck.aggregation.weights.registry import WEIGHTS
+
+REBASING: Final = frozenset({"fedsvd"})
+"""Rules of one trained factor after which the public one is another."""
 
 
 class Stages(NamedTuple):
     """The objects that a pipeline's names and settings stand for."""
 
-    rule: Rule
-    weights: tuple[Weight, ...]
-    outer: Outer
+    rule: AnyRule
+    factors: tuple[Factor, ...]
+    """Of single updates, in any order: they are multiplied."""
+    steps: tuple[Step, ...]
+    """Of all updates together, in order."""
+    outer: AnyOuter
 
 
 @final
@@ -32,15 +41,17 @@ class Pipeline:
     rule: str = "mean"
     """A key of AGGREGATORS."""
     weights: tuple[str, ...] = ("examples",)
-    """Keys of WEIGHTS; the factors are multiplied.  None at all is uniform."""
+    """Keys of WEIGHTS: first the factors of single updates, which are multiplied, then the steps, in order."""
     outer: str = "fedavg"
     """A key of OUTER."""
     rank: int | None = None
     """Columns of the master per module; by default 4 × the largest rank of an update, never below what it has."""
     f: int = 0
-    """How many updates may be hostile, for rules that defend."""
+    """How many updates may be hostile, for steps and rules that defend."""
     settings: Mapping[str, float] = field(default_factory=dict)
     """Settings of the stages, by field name, such as eta; every chosen stage that has the field gets it."""
+    exact_up_to: int = 64
+    """Updates up to which sums and inner products are exact; over a larger cohort they are sketched."""
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, str):
@@ -58,7 +69,30 @@ class Pipeline:
             if name not in known:
                 raise unknown("setting of this pipeline", name, known)
         rule, outer, *weights = [self._built(kind) for kind in kinds]
-        return Stages(rule, tuple(weights), outer)
+        if outer.elementwise and (rule.trains not in ("a", "b") or self.rule in REBASING):
+            raise BadSetting(
+                f"{self.outer} works entry by entry, and the rule {self.rule!r} leaves no fixed, public factor",
+                fix="use a rule that trains one factor, such as 'ffa', or a linear outer step, such as 'fedavgm'",
+            )
+        return Stages(rule, *self._sorted(weights, rule, outer), outer)
+
+    def _sorted(
+        self, weights: list[Any], rule: AnyRule, outer: AnyOuter
+    ) -> tuple[tuple[Factor, ...], tuple[Step, ...]]:
+        """Return the factors and the steps, with the steps that the rule and the outer step need themselves."""
+        flags = [isinstance(weight, Step) for weight in weights]
+        if flags != sorted(flags):
+            first = self.weights[flags.index(True)]
+            raise BadSetting(
+                f"a factor of single updates follows the step {first!r} in {self.weights}",
+                fix="put factors such as 'examples' before every step",
+            )
+        steps = [weight for weight, step in zip(weights, flags, strict=True) if step]
+        if isinstance(rule, Coordinatewise) and rule.needs:
+            steps.append(self._built(named("weight", rule.needs, WEIGHTS)))
+        if not outer.elementwise:
+            steps.extend(outer.weighs())
+        return tuple(weight for weight, step in zip(weights, flags, strict=True) if not step), tuple(steps)
 
     def _built(self, kind: Callable[..., Any]) -> Any:  # noqa: ANN401 - one of three Protocols
         return kind(**{name: self.settings[name] for name in settings_of(kind) if name in self.settings})

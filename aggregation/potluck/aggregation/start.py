@@ -76,6 +76,22 @@ class Orthonormal:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Half:
+    """The top ⌊r/2⌋ columns as in Continue; for the others B₀ = 0 and A₀ is random: one half goes on, one explores.
+
+    An odd rank has one fresh column more, and a rank of 1 is all fresh.
+    """
+
+    def published(self, master: LowRank) -> LowRank:
+        return master
+
+    def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
+        root = np.float32(math.sqrt(scale))
+        return leading(published, fresh, scale, by=(root, root), most=len(fresh) // 2)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Fresh:
     """B₀ = 0 and A₀ random: the whole master is frozen.  Wants many local steps, some 50 or more.
 
@@ -91,7 +107,7 @@ class Fresh:
 
 
 INITS: Final[Mapping[str, Callable[[], Init]]] = MappingProxyType(
-    {"continue": Continue, "orthonormal": Orthonormal, "fresh": Fresh}
+    {"continue": Continue, "orthonormal": Orthonormal, "half": Half, "fresh": Fresh}
 )
 
 
@@ -111,7 +127,7 @@ def scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
 def broadcast(master: Adapter, init: str) -> dict[str, LowRank]:
     """Return *master* as the float32 factors to publish for *init*: descending σ, scale 1.
 
-    U·√Σ and √Σ·Vᵀ for continue and fresh, U·Σ and Vᵀ for orthonormal.  Only the coordinator calls this, once per
+    U·√Σ and √Σ·Vᵀ for continue, half and fresh, U·Σ and Vᵀ for orthonormal.  Only the coordinator calls this, once per
     version: the decomposition may differ in the last bits between machines, its published result may not.
 
     Raises:
@@ -160,10 +176,14 @@ def start(
 
 
 def leading(
-    published: LowRank, fresh: Singles, scale: float, *, by: tuple[np.float32, np.float32]
+    published: LowRank, fresh: Singles, scale: float, *, by: tuple[np.float32, np.float32], most: int | None = None
 ) -> tuple[LowRank, LowRank]:
-    """Return the first r columns, divided *by* (for b, for a), and the rest; missing ones are zero and *fresh*."""
-    rank, filled = len(fresh), min(len(fresh), published.rank)
+    """Return the first r columns, at *most* so many, divided *by* (for b, for a), and the rest.
+
+    Columns that are missing of r are zero in b and *fresh* in a.
+    """
+    rank = len(fresh)
+    filled = min(rank if most is None else most, published.rank)
     b = np.zeros((published.shape[0], rank), np.float32)
     a = fresh.copy()
     b[:, :filled] = published.b[:, :filled] / by[0]

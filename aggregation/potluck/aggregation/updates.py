@@ -18,10 +18,10 @@ class Update:
     """One client's trained adapter beside the start it was given, per module, *as the client decoded it*.
 
     The rank and the scale may differ from client to client and between trained and start.  A module that *start*
-    lacks began at zero.
+    lacks began at zero.  The mappings may read a module only when it is asked for; see stored.
 
     Raises:
-        BadUpdate: a count out of range, a module only in start, or two shapes for one module.
+        BadUpdate: a count out of range, or a module only in start.
     """
 
     trained: Mapping[str, LowRank]
@@ -32,6 +32,8 @@ class Update:
     """Optimiser steps it was made in."""
     staleness: int = 0
     """Versions by which the master has moved on since the start was published."""
+    key: bytes = b""
+    """SHA-256 of the bytes it was decoded from, where that is known; it then stands for the content."""
 
     def __post_init__(self) -> None:
         if self.examples < 0 or self.steps < 0 or self.staleness < 0:
@@ -41,9 +43,6 @@ class Update:
             )
         if extra := sorted(set(self.start) - set(self.trained)):
             raise BadUpdate(f"{len(extra)} modules were started and not trained, such as {extra[0]}")
-        for name, start in self.start.items():
-            if start.shape != self.trained[name].shape:
-                raise BadUpdate(f"{name} was started as {start.shape} and trained as {self.trained[name].shape}")
 
     def innovation(self) -> dict[str, LowRank]:
         """Return Δ = s·B·A − s₀·B₀·A₀ per module, as float64 factors of rank up to 2·max(r, r₀)."""
@@ -51,12 +50,26 @@ class Update:
 
     def innovation_of(self, name: str) -> LowRank:
         """Return Δ of the one module *name*; see innovation."""
+        return difference(*self.part_of(name))
+
+    def part_of(self, name: str) -> tuple[LowRank, LowRank]:
+        """Return (trained, start) of the one module *name*; the start is of rank 0 where it began at zero.
+
+        Raises:
+            BadUpdate: the two have different shapes.
+        """
         trained = self.trained[name]
-        return difference(trained, self.start.get(name, zero(trained.shape)))
+        start = self.start[name] if name in self.start else zero(trained.shape)
+        if start.shape != trained.shape:
+            raise BadUpdate(f"{name} was started as {start.shape} and trained as {trained.shape}")
+        return trained, start
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all that this update says: equal for equal updates, whatever order they come in."""
         total = hashlib.sha256(repr((self.examples, self.steps, self.staleness)).encode())
+        if self.key:
+            total.update(self.key)
+            return total.digest()
         for part in (self.trained, self.start):
             for name in sorted(part):
                 term = part[name]

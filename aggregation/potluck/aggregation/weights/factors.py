@@ -1,25 +1,18 @@
 """How much each update counts: factors that are multiplied, then divided by their sum over the round."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Protocol, final
+from typing import ClassVar, final
 
 from potluck.aggregation.updates import Update
-
-
-class Weight(Protocol):
-    """A factor of an update's weight, from what the update says about itself."""
-
-    def __call__(self, update: Update) -> float:
-        """Return the factor, finite and not negative."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Uniform:
     """Every update counts the same."""
+
+    reads_gram: ClassVar[bool] = False
 
     def __call__(self, update: Update) -> float:
         return 1.0
@@ -32,6 +25,8 @@ class Examples:
 
     Source: McMahan et al. 2017, Algorithm 1, arXiv:1602.05629.
     """
+
+    reads_gram: ClassVar[bool] = False
 
     def __call__(self, update: Update) -> float:
         return float(update.examples)
@@ -48,10 +43,7 @@ class Staleness:
     Source: Nguyen et al. 2022 (FedBuff, polynomial staleness), arXiv:2106.06639; Xie et al. 2019, arXiv:1903.03934.
     """
 
+    reads_gram: ClassVar[bool] = False
+
     def __call__(self, update: Update) -> float:
         return 1.0 / math.sqrt(1.0 + update.staleness)
-
-
-WEIGHTS: Final[Mapping[str, Callable[..., Weight]]] = MappingProxyType(
-    {"uniform": Uniform, "examples": Examples, "staleness": Staleness}
-)

@@ -1,0 +1,132 @@
+"""The pass for rules that look at every coordinate by itself, over blocks of coordinates of all updates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
+
+import numpy as np
+
+from potluck.aggregation.cohort import Cohort, Read
+from potluck.aggregation.folding import Folded
+from potluck.aggregation.lowrank import Array, Floats
+from potluck.aggregation.products import norm_of
+from potluck.aggregation.rules.base import Coordinatewise
+from potluck.aggregation.rules.public import Public, TrainedFactor, public_part, same_basis
+from potluck.aggregation.weights.ballot import Ballot
+
+MOST_BYTES: Final = 96 << 20
+"""Of the values that are gathered at a time."""
+AT_ONCE: Final = 4096
+"""Coordinates that are turned and sorted together: few enough to stay in the processor's cache."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What is done with the n values of every coordinate."""
+
+    rule: Coordinatewise
+    f: int
+    mix: Floats
+    """(m, n): the vectors that take part, in terms of the updates."""
+    norms: bool
+    """Whether norms are still to be computed."""
+
+    @classmethod
+    def of(cls, rule: Coordinatewise, ballot: Ballot, *, norms: bool) -> "Choice":
+        """Return the choice among the vectors that *ballot* left any weight."""
+        return cls(rule, ballot.facts.f, ballot.mix[ballot.weights != 0], norms)
+
+    @property
+    def coefficients(self) -> Floats:
+        """(n,): how much each update has a say in, as the mean of the vectors would have it."""
+        share: Floats = self.mix.sum(axis=0) / len(self.mix)
+        return share
+
+    def picked(self, values: Array) -> Floats:
+        """Return (p,) from *values* (n, p)."""
+        result = np.empty(values.shape[1])
+        whole = self.mix.shape[0] == self.mix.shape[1] and np.array_equal(self.mix, np.eye(len(self.mix)))
+        mix = self.mix.T.astype(values.dtype)
+        for begin in range(0, len(result), AT_ONCE):
+            rows = np.ascontiguousarray(values[:, begin : begin + AT_ONCE].T)
+            result[begin : begin + AT_ONCE] = self.rule.pick(rows if whole else rows @ mix, self.f)
+        return result
+
+
+class Span(NamedTuple):
+    """Some coordinates of one module."""
+
+    name: str
+    begin: int
+    end: int
+
+
+@final
+class Coordinates:
+    """One module's basis, and what has been picked of it."""
+
+    def __init__(self, first: Read, factor: TrainedFactor | None, count: int) -> None:
+        self.dtype = np.result_type(first.trained.b, first.trained.a, first.start.b, first.start.a)
+        self.public = self._part(first, factor)
+        self.result = np.zeros(self.public.change.size)
+        self.squares = np.zeros(count)
+        self.rank = first.trained.rank
+        self.shape = first.trained.shape
+
+    def change(self, read: Read) -> Array:
+        """Return the flat change of one update, in the basis of all.  Raises BadUpdate if it has another."""
+        part = self._part(read, self.public.factor)
+        same_basis(read.name, self.public, part)
+        return part.change.reshape(-1)
+
+    def _part(self, read: Read, factor: TrainedFactor | None) -> Public:
+        return public_part(read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype)
+
+
+def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterator[Folded]:
+    """Yield the modules *names*, every coordinate picked by itself.
+
+    Raises:
+        BadUpdate: updates that do not share a public basis, or too few for the rule.
+    """
+    count = choice.mix.shape[1]
+    factor = choice.rule.trains if choice.rule.trains in ("a", "b") else None
+    found: dict[str, Coordinates] = {}
+    for read in cohort.parts(names):
+        if read.name not in found:
+            found[read.name] = Coordinates(read, factor, count)
+        if len(found) == len(names):
+            break
+    for spans in grouped(found, count):
+        values = {span: np.empty((count, span.end - span.begin), found[span.name].dtype) for span in spans}
+        for read in cohort.parts(sorted({span.name for span in spans})):
+            module = found[read.name]
+            change = module.change(read)
+            for span in spans:
+                if span.name == read.name:
+                    values[span][read.place] = change[span.begin : span.end]
+                    if choice.norms and span.begin == 0:
+                        module.squares[read.place] = norm_of(read) ** 2
+        for span in spans:
+            found[span.name].result[span.begin : span.end] = choice.picked(values.pop(span))
+    for name, module in found.items():
+        yield Folded(name, [module.public.low_rank(module.result)], module.shape, module.rank, module.squares, 0.0)
+
+
+def grouped(found: Mapping[str, Coordinates], count: int) -> Iterator[list[Span]]:
+    """Yield the spans of all modules, in groups whose values fit in MOST_BYTES."""
+    group: list[Span] = []
+    left = MOST_BYTES
+    for name, module in found.items():
+        begin, size = 0, len(module.result)
+        while begin < size:
+            width = max(1, min(size - begin, left // (count * module.dtype.itemsize)))
+            group.append(Span(name, begin, begin + width))
+            begin += width
+            left -= width * count * module.dtype.itemsize
+            if left < count * module.dtype.itemsize:
+                yield group
+                group, left = [], MOST_BYTES
+    if group:
+        yield group

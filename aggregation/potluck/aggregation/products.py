@@ -1,0 +1,178 @@
+"""The inner products of a round's innovations: exact for a small cohort, from a sketch for a large one."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar, final
+
+import numpy as np
+
+from potluck.aggregation.cohort import Census, Cohort, Read
+from potluck.aggregation.errors import BadUpdate
+from potluck.aggregation.lowrank import Array, Floats, LowRank, gram_of
+from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches
+from potluck.aggregation.updates import difference
+
+MEASURED: Final = 8
+"""Updates whose norms are computed exactly too, to measure a sketch."""
+BATCH_COLUMNS: Final = 256
+"""Columns that are mapped together: enough for BLAS to be fast."""
+
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+class Mapped(Protocol):
+    """How the passes over a round's modules are run: `map` itself, or one that runs them elsewhere, in order."""
+
+    def __call__(self, task: Callable[[Block], Result], blocks: Iterable[Block], /) -> Iterable[Result]:
+        """Yield task(block) for every block, in their order."""
+
+
+class Products(NamedTuple):
+    """Inner products of the innovations over all modules."""
+
+    gram: Floats
+    """(n, n): Kᵢⱼ = ⟨Δᵢ, Δⱼ⟩, in the order of reading."""
+    error: float
+    """Largest relative error of a norm, measured on a few of them; 0 where the products are exact."""
+
+
+def exact_products(cohort: Cohort, census: Census, mapped: Mapped) -> Products:
+    """Return K to rounding; holds the innovations of one module of all n updates, and costs n²r²(d + k) for each."""
+    count = len(census.raw)
+
+    def task(names: Sequence[str]) -> Floats:
+        gram = np.zeros((count, count))
+        waiting: dict[str, list[Read]] = {name: [] for name in names}
+        for read in cohort.parts(names):
+            waiting[read.name].append(read)
+            if len(waiting[read.name]) == count:
+                add_products(gram, waiting.pop(read.name))
+        return gram
+
+    total = np.zeros((count, count))
+    for gram in mapped(task, cohort.blocks(census, held=2 * count)):
+        total += gram
+    return Products(checked(total, cohort), 0.0)
+
+
+def add_products(gram: Floats, reads: list[Read]) -> None:
+    """Add the inner products of one module to *gram*."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = [difference(read.trained, read.start) for read in reads]
+        used = [place for place, term in enumerate(terms) if term.rank]
+        if used:
+            gram[np.ix_(used, used)] += gram_of([terms[place] for place in used])
+
+
+def sketched_products(cohort: Cohort, census: Census, mapped: Mapped) -> Products:
+    """Return an estimate of K from one pass that keeps p × p numbers of every update; see ProductSketch.
+
+    The first few updates' norms are computed exactly as well; the largest relative difference is the error.
+    """
+    count = len(census.raw)
+    measured = min(MEASURED, count)
+
+    def task(names: Sequence[str]) -> tuple[Floats, Floats]:
+        sketch, exact = ProductSketch(count, seed=census.facts.seed), np.zeros(measured)
+        mappers = {name: Mapper(sketch, BATCH_COLUMNS if cohort.by_module else 1) for name in names}
+        with np.errstate(over="ignore", invalid="ignore"):
+            for read in cohort.parts(names):
+                mappers[read.name].add(read)
+                if read.place < measured:
+                    exact[read.place] += norm_of(read) ** 2
+            for mapper in mappers.values():
+                mapper.flush()
+        return sketch.values, exact
+
+    values, exact = np.zeros((count, WIDTH, WIDTH)), np.zeros(measured)
+    for more, norms in mapped(task, cohort.blocks(census)):
+        values += more
+        exact += norms
+    gram = checked(gram_of_sketches(values), cohort)
+    seen = exact > 0
+    ratios = np.sqrt(np.diag(gram)[:measured][seen] / exact[seen])
+    return Products(gram, float(np.abs(ratios - 1).max(initial=0.0)))
+
+
+def checked(gram: Floats, cohort: Cohort) -> Floats:
+    """Refuse products that overflowed, naming the first update whose norm did."""
+    bad = ~np.isfinite(np.diag(gram))
+    if bad.any() or not np.isfinite(gram).all():
+        place = int(np.argmax(bad if bad.any() else ~np.isfinite(gram).all(axis=1)))
+        raise BadUpdate(
+            f"update {cohort.given(place)}: the norm of its innovation overflows float64", fix="leave this update out"
+        )
+    return gram
+
+
+@final
+class Mapper:
+    """Applies the maps of one module to a few updates from one start at a time: Ω_L·(b·A + B₀·a)·Ω_R."""
+
+    def __init__(self, sketch: ProductSketch, columns: int) -> None:
+        self._sketch = sketch
+        self._columns = columns
+        self._maps: tuple[Array, Array] | None = None
+        self._start: LowRank | None = None
+        self._mapped_start: tuple[Array, Array] = (np.empty(0), np.empty(0))
+        self._places: list[int] = []
+        self._b: list[Array] = []
+        self._a: list[Array] = []
+        self._scale = 1.0
+
+    def add(self, read: Read) -> None:
+        """Take one part in; those of one start wait for each other."""
+        trained, start = read.trained, read.start
+        if trained.rank == 0 == start.rank:
+            return
+        if (trained.rank, trained.scale) != (start.rank, start.scale):
+            trained = difference(trained, start)
+            start = LowRank(np.zeros_like(trained.b), np.zeros_like(trained.a), trained.scale)
+        if not self._same(start):
+            self.flush()
+            self._begin(read.name, trained, start)
+        self._places.append(read.place)
+        self._b.append(trained.b - start.b)
+        self._a.append(trained.a - start.a)
+        self._scale = trained.scale
+        if len(self._places) * trained.rank >= self._columns:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the sketches of the waiting parts."""
+        if not self._places or self._maps is None:
+            return
+        count, rank = len(self._places), self._b[0].shape[1]
+        b = (self._maps[0] @ np.concatenate(self._b, axis=1)).reshape(-1, count, rank).transpose(1, 0, 2)
+        a = (np.concatenate(self._a) @ self._maps[1]).reshape(count, rank, -1)
+        start_b, start_a = self._mapped_start
+        self._sketch.values[self._places] += self._scale * (b @ (start_a + a) + start_b @ a)
+        self._places, self._b, self._a = [], [], []
+
+    def _same(self, start: LowRank) -> bool:
+        mine = self._start
+        if mine is None or (mine.rank, mine.scale) != (start.rank, start.scale):
+            return False
+        return mine is start or (np.array_equal(mine.b, start.b) and np.array_equal(mine.a, start.a))
+
+    def _begin(self, name: str, trained: LowRank, start: LowRank) -> None:
+        """Map a new start."""
+        if self._maps is None:
+            dtype = np.result_type(trained.b, trained.a, start.b, start.a)
+            self._maps = self._sketch.maps(name, trained.shape, dtype)
+        self._start = start
+        self._mapped_start = (self._maps[0] @ start.b, start.a @ self._maps[1])
+
+
+def norms_of(gram: Floats) -> Floats:
+    """Return ‖Δᵢ‖ from K, (n,)."""
+    return np.sqrt(np.maximum(np.diag(gram), 0.0))
+
+
+def norm_of(read: Read) -> float:
+    """Return ‖Δ‖ of one part, or infinity where it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = difference(read.trained, read.start).norm()
+    return norm if math.isfinite(norm) else math.inf

@@ -1,0 +1,157 @@
+"""The weighted sum of innovations of one module, exact or sketched, in memory that no number of updates fills.
+
+Updates that share a start B₀·A₀ (one version, one rank, one scale) are split, with b = B − B₀ and a = A − A₀:
+
+    s·(B·A − B₀·A₀) = s·(b·A₀ + B₀·a + b·a)
+
+The first two are linear in what was trained: their weighted sums have the start's rank and cost one addition per
+update.  Only the last, small after a short training, grows a column for every column of every update.
+"""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+import numpy as np
+
+from potluck.aggregation.lowrank import CHUNK_COLUMNS, Array, Floats, LowRank, LowRankSum
+from potluck.aggregation.rules.base import Module
+from potluck.aggregation.sketch import OVERSAMPLING, RangeSketch
+from potluck.aggregation.updates import difference
+
+BATCH_COLUMNS: Final = 256
+"""Columns that wait until they are multiplied together: enough for BLAS to be fast."""
+MOST_STARTS: Final = 16
+"""Starts that are told apart; an update from yet another one is added whole."""
+MOST_COLUMNS: Final = 1024
+"""Columns that an exact sum gathers at most before it recompresses itself."""
+
+
+@final
+class InnovationSum:
+    """A running Σ wᵢ·Δᵢ of one module.
+
+    Exact sums are a LowRankSum, with its promise.  Sketched ones are exact in the linear parts and use a RangeSketch
+    for the rest; its measured error is noted in the module's `errors`.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._shared: list[SharedStart] = []
+        limit = min(max(CHUNK_COLUMNS, min(module.shape) // 2), MOST_COLUMNS)
+        self._exact = LowRankSum(module.shape, limit=limit)
+        self._sketch: RangeSketch | None = None
+
+    def add(self, trained: LowRank, start: LowRank, weight: float) -> None:
+        """Add weight times what training changed; *start* may be of rank 0."""
+        if weight == 0 or trained.rank == 0 == start.rank:
+            return
+        shared = self._start_of(trained, start)
+        if shared is None:
+            self._add_term(difference(trained, start).times(weight))
+            return
+        shared.add(trained, weight)
+        if shared.full:
+            self._add_term(shared.flushed())
+
+    def scaled(self, weight: float) -> list[LowRank]:
+        """Return weight times the sum, as the terms whose sum it is."""
+        terms: list[LowRank] = []
+        for shared in self._shared:
+            self._add_term(shared.flushed())
+            terms += [term.times(weight) for term in shared.linear()]
+        terms += self._exact.scaled(weight)
+        if self._sketch is not None:
+            found = self._sketch.found()
+            terms.append(found.low_rank.times(weight))
+            self._module.errors.append(found.error * abs(weight))
+        return terms
+
+    def _start_of(self, trained: LowRank, start: LowRank) -> "SharedStart | None":
+        """Return where updates from this *start* are gathered, or None where they cannot be."""
+        if start.rank and (start.rank, start.scale) != (trained.rank, trained.scale):
+            return None
+        for shared in self._shared:
+            if shared.same(trained, start):
+                return shared
+        if len(self._shared) == MOST_STARTS:
+            return None
+        exact = np.dtype(np.float64) if self._module.exact else np.result_type(trained.b, trained.a, start.b, start.a)
+        self._shared.append(SharedStart(trained, start, exact))
+        return self._shared[-1]
+
+    def _add_term(self, term: LowRank) -> None:
+        """Add a product that has no linear part."""
+        if term.rank == 0:
+            return
+        if self._module.exact:
+            self._exact.add(term)
+            return
+        if self._sketch is None:
+            columns = self._module.rank + OVERSAMPLING
+            dtype = np.result_type(term.b, term.a)
+            self._sketch = RangeSketch(self._module.shape, columns=columns, seed=self._module.seed, dtype=dtype)
+        self._sketch.add(term.b * term.b.dtype.type(term.scale), term.a)
+
+
+@final
+class SharedStart:
+    """Updates of one module from one start: the sums of their linear parts, and the products that wait."""
+
+    def __init__(self, trained: LowRank, start: LowRank, dtype: np.dtype[np.floating]) -> None:
+        self._start = start
+        self._scale = trained.scale
+        self._rank = trained.rank
+        d, k = trained.shape
+        self._dtype = dtype
+        size = max(1, BATCH_COLUMNS // max(1, self._rank))
+        self._b: Array = np.empty((d, size, self._rank), self._dtype)
+        self._a: Array = np.empty((size, self._rank, k), self._dtype)
+        self._weights: list[float] = []
+        self._sum_b: Floats = np.zeros((d, self._rank))
+        self._sum_a: Floats = np.zeros((self._rank, k))
+
+    def same(self, trained: LowRank, start: LowRank) -> bool:
+        """Return whether an update is from this start; compared by content, so that it does not depend on memory."""
+        mine = self._start
+        if (trained.rank, trained.scale, start.rank) != (self._rank, self._scale, mine.rank):
+            return False
+        if start is mine or start.rank == 0:
+            return True
+        return bool(np.array_equal(start.b, mine.b) and np.array_equal(start.a, mine.a))
+
+    @property
+    def full(self) -> bool:
+        """Whether no other update fits before a flush."""
+        return len(self._weights) == self._b.shape[1]
+
+    def add(self, trained: LowRank, weight: float) -> None:
+        """Take one update in."""
+        place = len(self._weights)
+        if self._start.rank:
+            np.subtract(trained.b, self._start.b, out=self._b[:, place], dtype=self._dtype)
+            np.subtract(trained.a, self._start.a, out=self._a[place], dtype=self._dtype)
+        else:
+            self._b[:, place] = trained.b
+            self._a[place] = trained.a
+        self._weights.append(weight * self._scale)
+
+    def flushed(self) -> LowRank:
+        """Return the waiting Σ w·s·b·a as one product, and add the linear parts to their sums."""
+        count = len(self._weights)
+        weights = np.repeat(np.array(self._weights), self._rank).astype(self._dtype)
+        b = self._b[:, :count].reshape(-1, count * self._rank) * weights
+        a = self._a[:count].reshape(count * self._rank, -1).copy()
+        self._weights.clear()
+        if self._start.rank and count:
+            each = np.tile(np.eye(self._rank, dtype=self._dtype), (count, 1))
+            self._sum_b += b @ each
+            self._sum_a += (each.T * weights) @ a
+        used = b.any(axis=0) & a.any(axis=1)
+        return LowRank(b, a) if used.all() else LowRank(b[:, used], a[used])
+
+    def linear(self) -> Sequence[LowRank]:
+        """Return b̄·A₀ and B₀·ā, of the weighted sums of what was flushed."""
+        if not self._start.rank:
+            return ()
+        pairs = ((self._sum_b, self._start.a), (self._start.b, self._sum_a))
+        return [LowRank(b, a) for b, a in pairs if b.any() and a.any()]

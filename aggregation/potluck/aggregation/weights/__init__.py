@@ -1,0 +1,1 @@
+"""How much each update counts, and what stands in for it."""
