@@ -11,7 +11,6 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from potluck.aggregation.errors import BadSetting
-from potluck.aggregation.lowrank import Floats
 from potluck.aggregation.outer.base import Step, Terms
 from potluck.aggregation.outer.linear import check_rate, scaled
 from potluck.aggregation.weights.ballot import Ballot
@@ -99,7 +98,7 @@ class Fading:
 
     def cast(self, ballot: Ballot) -> Ballot:
         late = ballot.facts.staleness.astype(np.float64)
-        faded: Floats = (1.0 + late) ** -self.exponent
+        faded = (1.0 + late) ** -self.exponent
         if self.slope:
             faded = 1.0 / (self.slope * np.maximum(late - self.grace, 0.0) + 1.0)
         if self.buffer:

@@ -1,8 +1,8 @@
 """Rules that look at every entry of the trained factor by itself: only against a public other factor.
 
-Rows are sorted, which is the fastest way to all of them: sorting 200 contiguous float32 costs 1.3 ns for each on AVX-512,
-np.partition for two places 16 ns, np.median along the other axis 20 ns.  What is float32 is sorted as float32, and
-every mean is taken in float64.  Weights are ignored: a hostile client would choose its own.
+Rows are sorted, which is the fastest way to all of them: sorting 200 contiguous float32 costs 1.3 ns for each on
+AVX-512, np.partition for two places 16 ns, np.median along the other axis 20 ns.  What is float32 is sorted as
+float32, and every mean is taken in float64.  Weights are ignored: a hostile client would choose its own.
 """
 
 from dataclasses import dataclass

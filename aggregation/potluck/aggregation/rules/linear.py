@@ -1,7 +1,7 @@
 """Rules that train one factor against a public other one: exact, one addition per update, and nothing but a sum.
 
-Σ cᵢ·sᵢ·(Bᵢ − Bᵢ⁰)·A = (Σ cᵢ·sᵢ·(Bᵢ − Bᵢ⁰))·A for one A, so the coordinator needs no single update: secure aggregation and
-differential privacy want these.  Every client must hold the same A to the last bit; that is checked.
+Σ cᵢ·sᵢ·(Bᵢ − Bᵢ⁰)·A = (Σ cᵢ·sᵢ·(Bᵢ − Bᵢ⁰))·A for one A, so the coordinator needs no single update: secure
+aggregation and differential privacy want these.  Every client must hold the same A to the last bit; that is checked.
 """
 
 from collections.abc import Sequence

@@ -37,9 +37,9 @@ class FedEx:
     """s·B̄·Ā + s·(Σ cᵢBᵢAᵢ − B̄·Ā): the mean of the factors, and the residual that makes it exact.
 
     The two together are Σ cᵢ·s·Bᵢ·Aᵢ, so from a common start the master is that of `mean`; what FedEx keeps apart as a
-    change of the base weight is part of the master here, and nobody has to replay it.  As published it knows one rank and
-    one scale, so another is refused.  It fails by its download: the residual has rank up to (n − 1)·r, and a client
-    that missed a round needs all of those it missed.
+    change of the base weight is part of the master here, and nobody has to replay it.  As published it knows one rank
+    and one scale, so another is refused.  It fails by its download: the residual has rank up to (n − 1)·r, and a
+    client that missed a round needs all of those it missed.
 
     Source: Singhal et al. 2024 (FedEx-LoRA), equations 6 to 10, arXiv:2410.09432.
     """

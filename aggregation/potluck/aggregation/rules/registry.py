@@ -51,4 +51,4 @@ GAUGE_DEPENDENT: Final[Mapping[str, str]] = MappingProxyType(
         "trimmed_mean": "picks entries of the trained factor, which are others in another basis",
     }
 )
-"""Rules that want all updates in one basis, and why; they refuse a round of different bases.  No gauge changes the rest."""
+"""Rules that want all updates in one basis, and why; they refuse any other round.  No gauge changes the rest."""
