@@ -67,7 +67,7 @@ def defended(ballot: Ballot, step: str, *, per_hostile: int = 2, more: int = 1) 
 def described(ballot: Ballot) -> str:
     """Return how many vectors there are, and from how many updates where that differs."""
     m, n = ballot.mix.shape
-    return f"{m} vectors" if m == n else f"{m} vectors, made from {n} updates,"
+    return f"{m} vectors" if m == n else f"{m} vectors (made from {n} updates)"
 
 
 def inner_products(ballot: Ballot, step: str) -> Floats:

@@ -32,7 +32,7 @@ def kept(ballot: Ballot, places: NDArray[np.intp]) -> Ballot:
 
 def krum_scores(distances: Floats, neighbours: int) -> Floats:
     """Return for every vector the sum of the squared *distances* (m, m) to its nearest *neighbours*, itself aside."""
-    count = max(0, neighbours)
+    count = min(max(0, neighbours), len(distances) - 1)
     scores: Floats = np.partition(distances, count, axis=1)[:, : count + 1].sum(axis=1)  # its own is the 0 among them
     return scores
 
