@@ -103,7 +103,7 @@ class FakeTrainer:
 
 def fake_deltas(job: Job, seed: int) -> dict[str, np.ndarray]:
     """Return the deltas that a fake trainer finds, whatever happened on the way."""
-    manifest = Manifest.of_update(job.recipe.modules(), job.recipe.adapter.rank)
+    manifest = Manifest.of(job.recipe, job.version)
     rng = np.random.default_rng([seed, job.version])
     return {name: 0.1 * rng.standard_normal(shape, dtype=np.float32) for name, shape in manifest.entries}
 

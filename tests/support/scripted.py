@@ -159,9 +159,11 @@ class Volunteer:
         request = blobs_pb2.ReadRequest(digest=digest, offset=offset, limit=limit)
         return called(blobs_pb2_grpc.BlobsStub(self.channel()).Read, self.signed(Purpose.READ, request))
 
-    def submit_request(self, lease_id: bytes, data: bytes, *, examples: int = 8) -> work_pb2.SubmitRequest:
+    def submit_request(
+        self, lease_id: bytes, data: bytes, *, examples: int = 8, version: int = 0
+    ) -> work_pb2.SubmitRequest:
         assert self.recipe is not None
-        manifest = Manifest.of_update(self.recipe.modules(), self.recipe.adapter.rank)
+        manifest = Manifest.of(self.recipe, version)
         return work_pb2.SubmitRequest(
             lease_id=lease_id,
             update=Blob(digest=sha256(data).digest(), size=len(data)),
@@ -173,8 +175,8 @@ class Volunteer:
             loss_after=1.5,
         )
 
-    def submit(self, lease_id: bytes, data: bytes, *, examples: int = 8) -> work_pb2.SubmitReply:
-        return self.send_submit(self.submit_request(lease_id, data, examples=examples))
+    def submit(self, lease_id: bytes, data: bytes, *, examples: int = 8, version: int = 0) -> work_pb2.SubmitReply:
+        return self.send_submit(self.submit_request(lease_id, data, examples=examples, version=version))
 
     def send_submit(self, request: work_pb2.SubmitRequest) -> work_pb2.SubmitReply:
         return called(work_pb2_grpc.WorkStub(self.channel()).Submit, self.signed(Purpose.SUBMIT, request))
@@ -200,7 +202,7 @@ class Volunteer:
         return start(
             published,
             self.recipe.modules(),
-            init=adapter.init,
+            init=self.recipe.init,
             rank=adapter.rank,
             scale=adapter.scale,
             seed=lease.seed,
@@ -211,15 +213,16 @@ class Volunteer:
         assert self.recipe is not None
         before = self.started(lease)
         rng = np.random.default_rng([self.seed, lease.version])
+        moves = self.recipe.moves(lease.version)
         after = {
             name: LowRank(
-                term.b + rng.normal(size=term.b.shape).astype(np.float32) * np.float32(0.1),
-                term.a + rng.normal(size=term.a.shape).astype(np.float32) * np.float32(0.1),
+                term.b + rng.normal(size=term.b.shape).astype(np.float32) * np.float32(0.1 if moves != "a" else 0),
+                term.a + rng.normal(size=term.a.shape).astype(np.float32) * np.float32(0.1 if moves != "b" else 0),
                 term.scale,
             )
             for name, term in sorted(before.items())
         }
-        return encode(deltas(after, before), self.recipe.codec.name)
+        return encode(deltas(after, before, moves), self.recipe.codec.name)
 
     def upload(self, reply: work_pb2.OfferReply, data: bytes, *, chunk: int = CHUNK_BYTES) -> None:
         """Send what is missing of *data*."""
@@ -234,7 +237,7 @@ class Volunteer:
         if offered.verdict == work_pb2.OFFER_VERDICT_NOT_WANTED:
             return work_pb2.SubmitReply(verdict=work_pb2.VERDICT_TOO_LATE, receipt=offered.receipt)
         self.upload(offered, data)
-        return self.submit(lease.lease_id, data, examples=examples)
+        return self.submit(lease.lease_id, data, examples=examples, version=lease.version)
 
     def contribute(self, *, examples: int = 8) -> work_pb2.SubmitReply:
         """Get a lease and deliver."""
@@ -264,8 +267,11 @@ class Volunteer:
                 self.close()
         raise TimeoutError(f"volunteer {self.seed} got no answer for {deadline_s} s")
 
-    def contribute_stubbornly(self, version: int) -> work_pb2.Receipt:
-        """Deliver one update that started from *version*, whatever happens to the coordinator meanwhile."""
+    def contribute_stubbornly(self, version: int, times: float = 1.0) -> work_pb2.Receipt:
+        """Deliver one update that started from *version*, whatever happens to the coordinator meanwhile.
+
+        What was trained is sent *times* as large.
+        """
         lease = None
         for _ in attempts(DEADLINE_S):
             reply = self.stubbornly(self.check_in)
@@ -274,14 +280,21 @@ class Volunteer:
                 break
         assert lease is not None, reply
         data = self.stubbornly(lambda: self.train(lease))
+        if times != 1:
+            data = enlarged(data, times)
 
         def send() -> work_pb2.SubmitReply:
             offered = self.offer(lease.lease_id, data)
             if offered.verdict != work_pb2.OFFER_VERDICT_HAVE_IT:
                 self.upload(offered, data, chunk=1_000)
-            return self.submit(lease.lease_id, data, examples=8 + self.seed)
+            return self.submit(lease.lease_id, data, examples=8 + self.seed, version=version)
 
         return self.receipt(self.stubbornly(send))
+
+
+def enlarged(data: bytes, times: float) -> bytes:
+    """Return an encoded update whose every number is *times* as large."""
+    return encode({name: np.float32(times) * value for name, value in decode(data, limits=TRUSTED).items()}, "fp32")
 
 
 def attempts(deadline_s: float) -> Iterator[int]:

@@ -13,7 +13,7 @@ from potluck.aggregation.folding import Folded, Plan, folded, folded_once
 from potluck.aggregation.lowrank import Floats, LowRank
 from potluck.aggregation.moving import After, Before, moved, moved_in_basis
 from potluck.aggregation.outer.base import Moments
-from potluck.aggregation.pipeline import REBASING, Pipeline, Stages
+from potluck.aggregation.pipeline import Pipeline, Stages
 from potluck.aggregation.products import Mapped, Products, exact_products, norms_of, sketched_products
 from potluck.aggregation.report import Report, Truncation
 from potluck.aggregation.rules.base import Coordinatewise, Rule
@@ -137,8 +137,7 @@ class _Work:
             self.master.get(each.name), self.state.momentum.get(each.name), self.state.moments.get(each.name)
         )
         rank = self.pipeline.rank or max(RANK_FACTOR * each.rank, before.master.rank if before.master else 0)
-        keeps = self.stages.rule.trains != "both" and self.pipeline.rule not in REBASING
-        step = moved_in_basis if keeps else moved
+        step = moved_in_basis if self.pipeline.keeps_basis else moved
         after = step(each.terms, before, self.stages.outer, rank=rank, shape=each.shape)
         return _Done(each.name, after, each.squares, each.error)
 

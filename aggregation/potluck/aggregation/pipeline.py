@@ -60,6 +60,11 @@ class Pipeline:
             raise BadSetting(f"f is {self.f} and rank is {self.rank}", fix="f is at least 0, rank at least 1 or none")
         self.stages()
 
+    @property
+    def keeps_basis(self) -> bool:
+        """Whether clients train one factor and the public other one is the same after the round."""
+        return self.stages().rule.trains != "both" and self.rule not in REBASING
+
     def stages(self) -> Stages:
         """Build the stages."""
         kinds = [named("aggregation rule", self.rule, AGGREGATORS), named("outer step", self.outer, OUTER)]

@@ -24,6 +24,8 @@ Adapter: TypeAlias = Mapping[str, LowRank]
 
 DRAW_BITS: Final = 24
 """Bits of a random draw: as many as a float32 holds, so the draw is exact."""
+SINGLE_NOISE: Final = 2.0**-22
+"""Four times the rounding of a float32: what is published of smaller singular values is noise."""
 
 
 class Start(NamedTuple):
@@ -39,7 +41,7 @@ class Init(Protocol):
     """How a start is cut from the published adapter."""
 
     def published(self, master: LowRank) -> LowRank:
-        """Return *master*, a balanced decomposition, in the form in which this init wants it sent."""
+        """Return *master* in the form in which this init wants it sent, at scale 1."""
 
     def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
         """Return (trainable, tail); *fresh* is (r, k), random rows for columns that start at zero."""
@@ -51,7 +53,7 @@ class Continue:
     """B₀ = U_r·√Σ_r / √s and A₀ = √Σ_r·V_rᵀ / √s: training goes on where the master is, in balanced factors."""
 
     def published(self, master: LowRank) -> LowRank:
-        return master
+        return balanced(master)
 
     def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
         root = np.float32(math.sqrt(scale))
@@ -67,8 +69,9 @@ class Orthonormal:
     """
 
     def published(self, master: LowRank) -> LowRank:
-        sigma_root = np.linalg.norm(master.a, axis=1)
-        return LowRank(master.b * sigma_root, master.a / sigma_root[:, None])
+        half = balanced(master)
+        sigma_root = np.linalg.norm(half.a, axis=1)
+        return LowRank(half.b * sigma_root, half.a / sigma_root[:, None])
 
     def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
         return leading(published, fresh, scale, by=(np.float32(scale), np.float32(1)))
@@ -83,7 +86,7 @@ class Half:
     """
 
     def published(self, master: LowRank) -> LowRank:
-        return master
+        return balanced(master)
 
     def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
         root = np.float32(math.sqrt(scale))
@@ -99,15 +102,32 @@ class Fresh:
     """
 
     def published(self, master: LowRank) -> LowRank:
-        return master
+        return balanced(master)
 
     def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
         b = np.zeros((published.shape[0], len(fresh)), np.float32)
         return LowRank(b, fresh, scale), published
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """B₀ = B / s and A₀ = A of the master as it stands: for rules that train one factor and keep the other one.
+
+    Such a master is (Σ …)·A with the clients' own A, which stays the same to the last bit from version to version: an
+    update that comes late is in the same basis, and so are the moments of an outer step.  A decomposition would turn A
+    within its row space every time.
+    """
+
+    def published(self, master: LowRank) -> LowRank:
+        return LowRank(master.b * master.scale, master.a)
+
+    def cut(self, published: LowRank, fresh: Singles, scale: float) -> tuple[LowRank, LowRank]:
+        return leading(published, fresh, scale, by=(np.float32(scale), np.float32(1)))
+
+
 INITS: Final[Mapping[str, Callable[[], Init]]] = MappingProxyType(
-    {"continue": Continue, "orthonormal": Orthonormal, "half": Half, "fresh": Fresh}
+    {"continue": Continue, "orthonormal": Orthonormal, "half": Half, "fresh": Fresh, "keep": Keep}
 )
 
 
@@ -125,10 +145,11 @@ def scaling(alpha: float, rank: int, *, rslora: bool = False) -> float:
 
 
 def broadcast(master: Adapter, init: str) -> dict[str, LowRank]:
-    """Return *master* as the float32 factors to publish for *init*: descending σ, scale 1.
+    """Return *master* as the float32 factors to publish for *init*, at scale 1.
 
-    U·√Σ and √Σ·Vᵀ for continue, half and fresh, U·Σ and Vᵀ for orthonormal.  Only the coordinator calls this, once per
-    version: the decomposition may differ in the last bits between machines, its published result may not.
+    U·√Σ and √Σ·Vᵀ for continue, half and fresh, U·Σ and Vᵀ for orthonormal, in the order of descending σ and without
+    columns whose σ is below SINGLE_NOISE·σ₁; for keep the master's own factors.  Only the coordinator calls this, once
+    per version: the decomposition may differ in the last bits between machines, its published result may not.
 
     Raises:
         UnknownName: no such init.
@@ -138,7 +159,7 @@ def broadcast(master: Adapter, init: str) -> dict[str, LowRank]:
     result = {}
     for name in sorted(master):
         with np.errstate(over="ignore"):
-            sent = singles(policy.published(compress([master[name]]).low_rank))
+            sent = singles(policy.published(master[name]))
         if bad := first_bad_value(sent):
             raise BadTensor(f"{name} {bad} overflows float32", fix="go back to the version before")
         result[name] = sent
@@ -204,6 +225,18 @@ def draws(seed: int, name: str, shape: tuple[int, int]) -> Singles:
     bound = np.float32(1 / math.sqrt(max(1, shape[1])))
     values: Singles = whole.astype(np.float32).reshape(shape) * (bound * np.float32(2.0 ** (1 - DRAW_BITS)))
     return values
+
+
+def balanced(master: LowRank) -> LowRank:
+    """Return *master* as U·√Σ and √Σ·Vᵀ, descending, without the columns that float32 cannot tell from rounding.
+
+    Clients that train one factor against a public one leave them: the float32 factor that they were sent does not
+    quite span what the float64 one spans.
+    """
+    whole = compress([master]).low_rank
+    sigma = np.linalg.norm(whole.a, axis=1) ** 2
+    keep = int(np.count_nonzero(sigma > SINGLE_NOISE * sigma[:1]))
+    return LowRank(whole.b[:, :keep], whole.a[:keep])
 
 
 def singles(term: LowRank) -> LowRank:

@@ -27,13 +27,14 @@ MOVING: Final[Mapping[Moves, tuple[str, ...]]] = MappingProxyType(
 def moves_at(trains: Trains, version: int) -> Moves:
     """Return which factors clients that start from *version* train, where the rule says *trains*.
 
-    Alternating rules begin with B: at version 0 it is zero, and A alone would have nothing to learn from.
+    Alternating rules begin with B: at version 0 it is zero, and A alone would have nothing to learn from.  A core
+    travels as the factors of its product.
 
-    Source: Chen et al. 2025 (RoLoRA), arXiv:2502.01755.
+    Source: Chen et al. 2024 (RoLoRA), arXiv:2409.02346.
     """
-    if trains != "alternately":
-        return trains
-    return "a" if version % 2 else "b"
+    if trains == "alternately":
+        return "a" if version % 2 else "b"
+    return "both" if trains == "core" else trains
 
 
 def to_tensors(adapter: Adapter, *, fold_scale: bool = False) -> dict[str, Array]:

@@ -178,7 +178,7 @@ def _misfit(station: Station, lease: pb.Lease) -> str:
         return "the lease is for another run"
     if lease.recipe_digest != station.membership.recipe_digest:
         return "the lease is for another recipe than the one consented to"
-    if lease.manifest_digest != station.manifest.digest():
+    if lease.manifest_digest != station.manifest(integer(lease.version)).digest():
         return "the lease asks for other tensors than the recipe"
     if lease.adapter.size > largest_adapter(station.recipe):
         return _too_large(lease.adapter.size, station)

@@ -9,6 +9,7 @@ from typing import Final, final
 import numpy as np
 
 from potluck.aggregation import encode
+from potluck.aggregation.tensors import MOVING
 from potluck.client.identity import display
 from potluck.wire.recipe import Recipe
 from potluck.wire.tensors import Manifest
@@ -110,8 +111,21 @@ class ConsentCard:
 
 
 def update_numbers(recipe: Recipe) -> int:
-    """Return how many numbers one update holds."""
-    return sum(recipe.adapter.rank * (d + k) for d, k in recipe.modules().values())
+    """Return how many numbers one update holds; where a rule alternates between factors, of the larger kind."""
+    return max(_numbers(recipe))
+
+
+def update_tensors(recipe: Recipe) -> int:
+    """Return how many tensors one update holds."""
+    return len(recipe.modules()) * len(MOVING[recipe.moves(0)])
+
+
+def _numbers(recipe: Recipe) -> tuple[int, int]:
+    """Return how many numbers an update holds that starts from an even version, and from an odd one."""
+    sides = recipe.modules().values()
+    d, k = sum(d for d, _ in sides), sum(k for _, k in sides)
+    of = {"both": d + k, "b": d, "a": k}
+    return recipe.adapter.rank * of[recipe.moves(0)], recipe.adapter.rank * of[recipe.moves(1)]
 
 
 def update_bytes(recipe: Recipe) -> int:
@@ -121,13 +135,14 @@ def update_bytes(recipe: Recipe) -> int:
     decides the answer, not the memory that working it out takes.
     """
     rng = np.random.default_rng(0)
-    names = Manifest.of_update(recipe.modules(), recipe.adapter.rank).entries
+    even, odd = _numbers(recipe)
+    names = Manifest.of(recipe, int(odd > even)).entries
     bare = len(encode({name: rng.standard_normal(1, dtype=np.float32) for name, _ in names}, recipe.codec.name))
     one, many = (
         len(encode({"sample": rng.standard_normal(count, dtype=np.float32)}, recipe.codec.name))
         for count in (1, SAMPLE)
     )
-    return bare + round((update_numbers(recipe) - len(names)) * (many - one) / (SAMPLE - 1))
+    return bare + round((max(even, odd) - len(names)) * (many - one) / (SAMPLE - 1))
 
 
 def too_large(recipe: Recipe) -> str:

@@ -112,7 +112,7 @@ class Making:
     def _seal(self, task: Task, trained: Trained) -> None:
         """Encode, check, put the bytes on the disk, and only then say that they are there."""
         station = self._station
-        station.manifest.check(trained.deltas)
+        station.manifest(task.terms.version).check(trained.deltas)
         data = encode(trained.deltas, station.recipe.codec.name)
         if len(data) > task.terms.max_update_bytes:
             raise BadTensor(

@@ -16,6 +16,7 @@ from potluck.client.consent import (
     too_large,
     update_bytes,
     update_numbers,
+    update_tensors,
 )
 from potluck.client.errors import NotReady, Unreachable, fix_of
 from potluck.client.gate import Reading
@@ -107,7 +108,6 @@ class Preflight:
             NotReady: the preflight has not run, or found errors.
         """
         invitation, about, recipe = self.found()
-        modules = recipe.modules()
         return ConsentCard(
             run_name=recipe.run.name,
             purpose=recipe.run.purpose,
@@ -118,7 +118,7 @@ class Preflight:
             model=recipe.model.base,
             model_licence=recipe.model.licence,
             adapter_licence=recipe.run.licence,
-            tensors=2 * len(modules),
+            tensors=update_tensors(recipe),
             numbers=update_numbers(recipe),
             update_bytes=update_bytes(recipe),
             adapter_bytes=about.adapter_bytes,

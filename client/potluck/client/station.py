@@ -49,16 +49,18 @@ class Station:
     tell: Callable[[Happening], None]
     on_state: Callable[[TaskState, When], None]
     transfers: Transfers = field(init=False)
-    manifest: Manifest = field(init=False)
 
     def __post_init__(self) -> None:
         self.transfers = Transfers(self.link, self.identity, self.clock)
-        self.manifest = Manifest.of_update(self.recipe.modules(), self.recipe.adapter.rank)
 
     @property
     def data(self) -> Path:
         """The owner's text."""
         return Path(self.membership.data_path)
+
+    def manifest(self, version: int) -> Manifest:
+        """Return what an update that starts from *version* must hold."""
+        return Manifest.of(self.recipe, version)
 
     def signed(self, purpose: Purpose, message: Serialisable) -> Envelope:
         """Return *message* in an envelope for this run's coordinator."""

@@ -19,6 +19,8 @@ from pydantic import (
 
 from potluck.aggregation import CODECS, Pipeline, scaling
 from potluck.aggregation.errors import BadSetting, UnknownName
+from potluck.aggregation.rules.base import Coordinatewise
+from potluck.aggregation.tensors import Moves, moves_at
 from potluck.wire.settings import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
@@ -93,7 +95,7 @@ class Adapter(Settings):
     """Whether to divide alpha by the square root of the rank instead of the rank."""
     targets: tuple[Line, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Last names of the modules that get an adapter."""
-    init: Literal["continue", "fresh", "orthonormal"] = "continue"
+    init: Literal["continue", "fresh", "half", "orthonormal"] = "continue"
     """What a volunteer's trainable part starts from; see docs/mathematics.md."""
 
     @property
@@ -132,6 +134,8 @@ class Training(Settings):
     """Steps over which the step size grows to its full value."""
     clip_grad_norm: NonNegativeFloat = 1.0
     """Largest norm of a gradient; 0 means unbounded."""
+    proximal: NonNegativeFloat = 0.0
+    """Pull back to the round's start, mu in mu / 2 times the squared distance of the products; 0 means none."""
     checkpoint_steps: PositiveInt = 5
     """Steps between two checkpoints on the volunteer's disk."""
 
@@ -267,6 +271,29 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rule_and_start_fit(self) -> Self:
+        rule, adapter, pipeline = self.aggregation.rule, self.adapter, self.pipeline()
+        trains = pipeline.stages().rule.trains
+        if trains in {"a", "core"}:
+            raise BadSetting(
+                f"aggregation.rule is {rule!r}, which needs a B that is there already; a run begins with B = 0",
+                fix="use another rule, such as 'rolora' or 'mean'",
+            )
+        zero = adapter.init == "fresh" or (adapter.init == "half" and adapter.rank == 1)
+        if zero and trains == "alternately":
+            raise BadSetting(
+                f"adapter.init is {adapter.init!r}, so B starts at zero, and every other version of {rule!r} trains A "
+                "against it: nothing would be learned",
+                fix="set adapter.init to 'continue'",
+            )
+        if self.init == "keep" and (pipeline.rank or 0) < adapter.rank:
+            raise BadSetting(
+                f"aggregation.master_rank is {pipeline.rank}; {rule!r} keeps the volunteers' {adapter.rank} columns",
+                fix=f"set it to at least {adapter.rank}, or to 0",
+            )
+        return self
+
     @property
     def complete(self) -> bool:
         """Whether the base model is pinned: its digest and its modules are filled in."""
@@ -281,6 +308,33 @@ class Recipe(Settings):
         a = self.aggregation
         rank = a.master_rank or 4 * self.adapter.rank
         return Pipeline(rule=a.rule, weights=a.weights, outer=a.outer, rank=rank, settings=dict(a.settings))
+
+    @property
+    def init(self) -> str:
+        """How starts are cut from the shared adapter, a key of potluck.aggregation.INITS.
+
+        That is adapter.init, except that "continue" takes the factors as they are of a rule that trains one of them.
+        """
+        pipeline = self.pipeline()
+        if self.adapter.init != "continue" or pipeline.stages().rule.trains == "both":
+            return self.adapter.init
+        return "keep" if pipeline.keeps_basis else "orthonormal"
+
+    @property
+    def any_start(self) -> bool:
+        """Whether updates from several versions can be combined.
+
+        Rules that train one factor want the same public other one: they alternate, or have it anew in each version,
+        unless it is kept.  Rules on both factors want one start, unless they work on products.
+        """
+        rule = self.pipeline().stages().rule
+        if rule.trains != "both":
+            return rule.trains != "alternately" and self.init == "keep"
+        return not isinstance(rule, Coordinatewise) and rule.any_start
+
+    def moves(self, version: int) -> Moves:
+        """Return which factors volunteers who start from *version* train, and send; the other one is frozen."""
+        return moves_at(self.pipeline().stages().rule.trains, version)
 
     def to_json(self) -> str:
         """Return the one JSON text of this recipe: sorted keys, no spaces, defaults written out."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from potluck.aggregation import Limits, decode
 from potluck.aggregation.errors import BadTensor
+from potluck.aggregation.tensors import LORA_A, LORA_B, MOVING, Moves
+from potluck.wire.recipe import Recipe
 
 _FIX = "train with the base model, rank and targets of the recipe"
 _SHOWN = 3
@@ -24,13 +26,21 @@ class Manifest:
     entries: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
-    def of_update(cls, modules: Mapping[str, tuple[int, int]], rank: int) -> Self:
-        """Return the manifest of an update: for each module's (d, k), lora_A is (rank, k) and lora_B is (d, rank)."""
+    def of_update(cls, modules: Mapping[str, tuple[int, int]], rank: int, moves: Moves = "both") -> Self:
+        """Return the manifest of an update: for each module's (d, k), lora_A is (rank, k) and lora_B is (d, rank).
+
+        Of the two, only what *moves* is in it: a frozen factor does not travel.
+        """
         entries: dict[str, tuple[int, ...]] = {}
         for name, (d, k) in modules.items():
-            entries[f"{name}.lora_A"] = (rank, k)
-            entries[f"{name}.lora_B"] = (d, rank)
+            shapes = {LORA_A: (rank, k), LORA_B: (d, rank)}
+            entries |= {name + end: shapes[end] for end in MOVING[moves]}
         return cls(tuple(sorted(entries.items())))
+
+    @classmethod
+    def of(cls, recipe: Recipe, version: int) -> Self:
+        """Return the manifest of an update that starts from *version* of the run."""
+        return cls.of_update(recipe.modules(), recipe.adapter.rank, recipe.moves(version))
 
     @property
     def values(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from potluck.aggregation import LowRank
+from potluck.aggregation.tensors import Moves
 from potluck.client.training.errors import BadAdapter
 from potluck.wire.recipe import Adapter
 
@@ -20,11 +21,18 @@ TRAINED: Final = "trained"
 TAIL: Final = "tail"
 
 
-def attach(model: Any, trainable: Mapping[str, LowRank], tail: Mapping[str, LowRank], settings: Adapter) -> PeftModel:  # noqa: ANN401
+def attach(
+    model: Any,  # noqa: ANN401
+    trainable: Mapping[str, LowRank],
+    tail: Mapping[str, LowRank],
+    settings: Adapter,
+    moves: Moves = "both",
+) -> PeftModel:
     """Put *trainable* and the frozen *tail* on *model*, which changes in place; detach undoes it.
 
     Both map full module names to factors: b is (d, r), a is (r, k).  *trainable* has the recipe's rank and scale in
-    every module; the *tail* may have any rank in each, also 0, and scale 1.
+    every module; the *tail* may have any rank in each, also 0, and scale 1.  With *moves* "b" or "a" the other factor
+    of *trainable* is frozen as well.
 
     Raises:
         BadAdapter: a module is not in the model, a factor has another shape, or a rank or scale is not as it must be.
@@ -53,8 +61,10 @@ def attach(model: Any, trainable: Mapping[str, LowRank], tail: Mapping[str, LowR
         adapted.add_adapter(TAIL, product_config({name: term.rank for name, term in rest.items()}))
         _fill(adapted, TAIL, {name: LowRank(term.b * term.scale, term.a) for name, term in rest.items()})
     adapted.base_model.set_adapter([TRAINED, TAIL] if rest else [TRAINED])
-    for name, parameter in adapted.named_parameters():
-        parameter.requires_grad_(f".{TRAINED}." in name)  # set_adapter makes the tail trainable too
+    adapted.requires_grad_(requires_grad=False)  # set_adapter makes the tail trainable too
+    for b, a, _ in trained_factors(adapted):
+        b.requires_grad_(moves != "a")
+        a.requires_grad_(moves != "b")
     return adapted
 
 
@@ -101,6 +111,12 @@ def product_config(ranks: Mapping[str, int]) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def trained_factors(adapted: PeftModel) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter, float]]:
+    """Return B (d, r), A (r, k) and the scale of every module that attach put a trainable part on, also if frozen."""
+    modules = (module for _, module in _adapted_modules(adapted, TRAINED))
+    return [(one.lora_B[TRAINED].weight, one.lora_A[TRAINED].weight, float(one.scaling[TRAINED])) for one in modules]
 
 
 def trained_parameters(adapted: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -76,7 +76,7 @@ class LocalTrainer:
             self.free()
             return None
         return Trained(
-            deltas=deltas(trained, began.trainable),
+            deltas=deltas(trained, began.trainable, recipe.moves(job.version)),
             examples=len(texts.train),
             steps=ran.steps,
             tokens=ran.tokens,
@@ -96,7 +96,8 @@ class LocalTrainer:
         """Lend the base model with *began* on it; the base is as it was afterwards."""
         torch.set_num_threads(job.threads)
         loaded = self._load(job.recipe)
-        model = attach(loaded.model, began.trainable, began.tail, job.recipe.adapter)
+        moves = job.recipe.moves(job.version)
+        model = attach(loaded.model, began.trainable, began.tail, job.recipe.adapter, moves)
         try:
             yield model, loaded.tokenizer
         except torch.OutOfMemoryError as error:
@@ -156,7 +157,7 @@ def begun(job: Job) -> Start:
     recipe, modules = job.recipe, job.recipe.modules()
     published = adapter_at(job.adapter, recipe) if job.adapter is not None else {}
     settings = recipe.adapter
-    return start(published, modules, init=settings.init, rank=settings.rank, scale=settings.scale, seed=job.seed)
+    return start(published, modules, init=recipe.init, rank=settings.rank, scale=settings.scale, seed=job.seed)
 
 
 def adapter_at(path: Path, recipe: Recipe) -> dict[str, LowRank]:

@@ -17,6 +17,7 @@ from potluck.client.training.batches import Batch, Batches
 from potluck.client.training.checkpoints import Checkpoint
 from potluck.client.training.errors import BadCheckpoint, TrainingDiverged
 from potluck.client.training.losses import loss_sum
+from potluck.client.training.proximal import Proximal
 from potluck.client.work import Stride, Word
 from potluck.wire.recipe import Training
 
@@ -56,6 +57,7 @@ def train(
         BadCheckpoint: the checkpoint in *folder* is damaged.
     """
     parameters = trained_parameters(model)
+    proximal = Proximal.at(model, training.proximal)  # before a checkpoint moves the adapter away from its start
     optimiser = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
     job = _job(parameters, batches, training)
     done, sums = _resume(folder, job, parameters, optimiser)
@@ -63,7 +65,7 @@ def train(
     todo = batches.after(done)
     with _training(model):
         while done < training.steps:
-            loss = step(model, next(todo).to(device), optimiser, training, done)
+            loss = step(model, next(todo).to(device), optimiser, proximal, training, done)
             sums += loss
             done += 1
             word = on_step(Stride(done, training.steps, loss=float(loss[0] / loss[1])))
@@ -76,9 +78,14 @@ def train(
 
 
 def step(
-    model: PeftModel, batch: Batch, optimiser: torch.optim.Optimizer, training: Training, done: int
+    model: PeftModel,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    proximal: Proximal,
+    training: Training,
+    done: int,
 ) -> torch.Tensor:
-    """Take one step and return its (summed loss, tokens), float64 on the CPU.
+    """Take one step and return its (summed loss, tokens), float64 on the CPU; the loss is without *proximal*.
 
     Raises:
         TrainingDiverged: the loss is not finite; nothing was changed.
@@ -90,7 +97,7 @@ def step(
             f"the loss is {float(loss.detach())} at step {done + 1} of {training.steps}",
             fix=f"lower training.learning_rate, now {training.learning_rate:g}, or set training.clip_grad_norm to 1",
         )
-    loss.backward()
+    proximal.added_to(loss).backward()
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if training.clip_grad_norm:
         torch.nn.utils.clip_grad_norm_(parameters, training.clip_grad_norm)
