@@ -139,8 +139,8 @@ class SharedStart:
         """Return the waiting Σ w·s·b·a as one product, and add the linear parts to their sums."""
         count = len(self._weights)
         weights = np.repeat(np.array(self._weights), self._rank).astype(self._dtype)
-        b = self._b[:, :count].reshape(-1, count * self._rank) * weights
-        a = self._a[:count].reshape(count * self._rank, -1).copy()
+        b = self._b[:, :count].reshape(len(self._b), count * self._rank) * weights
+        a = self._a[:count].reshape(count * self._rank, self._a.shape[2]).copy()
         self._weights.clear()
         if self._start.rank and count:
             each = np.tile(np.eye(self._rank, dtype=self._dtype), (count, 1))
