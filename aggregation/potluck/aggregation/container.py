@@ -32,7 +32,9 @@ MAX_DIMS: Final = 8
 MAX_NAME: Final = 512
 MAX_EXTENT: Final = 1 << 40
 METADATA: Final = "__metadata__"
-DTYPES: Final[Mapping[str, str]] = MappingProxyType({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U8": "|u1"})
+DTYPES: Final[Mapping[str, str]] = MappingProxyType(
+    {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U8": "|u1"}
+)
 NAMES: Final[Mapping[str, str]] = MappingProxyType({stored: name for name, stored in DTYPES.items()})
 
 

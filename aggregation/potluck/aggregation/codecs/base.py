@@ -26,7 +26,7 @@ class Part(NamedTuple):
     """Of its name where it is a tensor of its own, as in a version 1 file; "" is the tensor itself."""
     dtype: str
     """Little-endian."""
-    count: int
+    length: int
 
 
 class Codec(Protocol):

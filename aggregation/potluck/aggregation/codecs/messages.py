@@ -86,7 +86,8 @@ def encode(tensors: Mapping[str, Array], codec: str = "int8", *, lossless: bool 
         for part, array in zip(parts, arrays, strict=True):
             if part.suffix and name.endswith(part.suffix):
                 raise BadTensor(
-                    f"{codec} cannot store {name}: {part.suffix} marks its own {part.suffix[1:]}", fix="use another name"
+                    f"{codec} cannot store {name}: {part.suffix} marks its own {part.suffix[1:]}",
+                    fix="use another name",
                 )
             stored[name + part.suffix] = array if part.suffix else array.reshape(shape)
     facts = facts_of(codec, coder) | {"codec_version": OPEN if shows else RECORDS}
@@ -146,7 +147,7 @@ def open_shapes(stored: Mapping[str, Stored], coder: Codec) -> dict[str, Shape]:
     for name, shape in shapes.items():
         for part in coder.parts(math.prod(shape)):
             array = stored.get(name + part.suffix)
-            wanted = (part.count,) if part.suffix else shape
+            wanted = (part.length,) if part.suffix else shape
             if array is None or array.dtype != np.dtype(part.dtype) or array.shape != wanted:
                 raise BadTensor(f"{name + part.suffix}: {wanted} of {part.dtype} are needed")
     if extra := len(stored) - (1 + len(suffixes)) * len(shapes):
@@ -188,7 +189,7 @@ def apart(name: str, array: Stored, dims: int, parts: Sequence[Part]) -> list[St
     Raises:
         BadTensor: it holds more or fewer bytes.
     """
-    sizes = [part.count * np.dtype(part.dtype).itemsize for part in parts]
+    sizes = [part.length * np.dtype(part.dtype).itemsize for part in parts]
     content = array[FIXED + SIDE * dims :].tobytes()
     if array[0] == ZSTD_STAGE:
         try:

@@ -39,7 +39,8 @@ def make_codec(name: str, **settings: int) -> Codec:
     for setting in settings:
         if setting not in settings_of(kind):
             raise unknown(f"setting of {name}", setting, set(settings_of(kind)))
-    return kind(**settings)
+    codec: Codec = kind(**settings)
+    return codec
 
 
 def facts_of(name: str, codec: Codec) -> dict[str, str]:

@@ -117,7 +117,9 @@ class Sparse2Bit:
 
     def pack(self, flat: Array) -> tuple[Stored, ...]:
         positions = largest(flat, self.chunk, self.k)
-        codes, means = four_means(flat[positions].astype(np.float64), positions // self.chunk, -(-flat.size // self.chunk))
+        codes, means = four_means(
+            flat[positions].astype(np.float64), positions // self.chunk, -(-flat.size // self.chunk)
+        )
         peak = np.abs(means).max(initial=0.0).astype("<f4")
         shares = (means / (float(peak) or 1.0)).astype("<f2")
         return (*positions_packed(positions, flat.size), packed(codes, CODE), shares.reshape(-1), peak.reshape(1))
