@@ -32,6 +32,8 @@ class Module:
     """Rank that each update trained, in the order of the parts.  Empty where the rule does not foresee."""
     weights: tuple[float, ...] = ()
     """Weight of each update, in the order of the parts.  Empty where the rule does not foresee."""
+    count: int = 0
+    """How many updates there are; 0 where that is not known."""
     exact: bool = True
     """Whether sums of products are exact; over a large cohort they are sketched instead."""
     rank: int = 0

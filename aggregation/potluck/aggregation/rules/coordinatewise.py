@@ -83,12 +83,8 @@ class Bulyan:
             return mean_of_rows(ordered)
         middle = (ordered[:, (theta - 1) // 2] + ordered[:, theta // 2]) / ordered.dtype.type(2)
         beta = theta - 2 * f
-        first = np.zeros(len(ordered), np.intp)
-        least = np.full(len(ordered), np.inf, ordered.dtype)
-        for place in range(2 * f + 1):  # the nearest values stand together; it is their farthest that decides
-            radius = np.maximum(middle - ordered[:, place], ordered[:, place + beta - 1] - middle)
-            first[radius < least] = place
-            np.minimum(least, radius, out=least)
+        left, right = middle[:, None] - ordered[:, : 2 * f], ordered[:, beta:] - middle[:, None]
+        first = np.count_nonzero(left > right, axis=1)  # so often is the lowest left farther than the next on the right
         return mean_of_rows(np.take_along_axis(ordered, first[:, None] + np.arange(beta), axis=1))
 
 
