@@ -1,11 +1,11 @@
 """Every weight step, over the inner products of random rounds, against its paper's equations on the plain vectors."""
 
-import dense_weights as dense
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dense_weights as dense
 from ballots import ballot_of, cast, facts
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -36,7 +36,7 @@ def same(actual, expected, tolerance=1e-9):
 def test_krum_is_the_papers(seed: int, f: int, more: int, margin: int):
     rows, weights, _ = round_of(seed, 2 * f + 3 + more, f=f)
 
-    same(result(rows, weights, ["krum"], f, krum_margin=margin), dense.krum(rows, weights, f, margin))
+    same(result(rows, weights, ["krum"], f, krum_margin=margin), dense.krum(rows, f, margin))
 
 
 @given(SEEDS, st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2]))

@@ -43,7 +43,7 @@ def test_a_step_takes_exactly_as_few_vectors_as_it_promises_for(name: str, f: in
 
 @pytest.mark.parametrize("name", sorted(LEAST))
 def test_without_hostile_updates_any_number_will_do(name: str):
-    """f = 0 promises nothing, so it refuses nothing; the result lies within the vectors."""
+    """F = 0 promises nothing, so it refuses nothing; the result lies within the vectors."""
     for n in (1, 2, 3, 4):
         rows = rows_of(n)
         ballot = cast(ballot_of(rows), [name])
@@ -137,7 +137,7 @@ def test_a_median_that_has_not_come_near_is_refused():
 
 
 def test_fltrust_needs_something_to_trust():
-    with pytest.raises(BadUpdate, match="^fltrust has no trusted innovation"):
+    with pytest.raises(BadUpdate, match=r"^fltrust has no trusted innovation"):
         cast(ballot_of(rows_of(5)), ["fltrust"])
     with pytest.raises(
         BadUpdate, match=r"^none of 5 vectors points the way of the trusted innovation, whose norm is 0"
@@ -148,7 +148,7 @@ def test_fltrust_needs_something_to_trust():
 
 
 def test_foolsgold_refuses_a_round_of_copies():
-    with pytest.raises(BadUpdate, match="^every one of 4 vectors is a copy of another"):
+    with pytest.raises(BadUpdate, match=r"^every one of 4 vectors is a copy of another"):
         cast(ballot_of(np.tile(rows_of(1), (4, 1))), ["foolsgold"])
 
 
@@ -162,9 +162,9 @@ def test_a_direction_that_nobody_shares_is_refused():
 
 
 def test_nobody_has_made_a_step():
-    with pytest.raises(BadUpdate, match="^none of 3 updates that count has made a step"):
+    with pytest.raises(BadUpdate, match=r"^none of 3 updates that count has made a step"):
         cast(ballot_of(rows_of(3), facts(3, steps=[0, 0, 0])), ["fednova"])
-    with pytest.raises(BadUpdate, match="^none of 3 updates that count"):
+    with pytest.raises(BadUpdate, match=r"^none of 3 updates that count"):
         cast(ballot_of(rows_of(3), facts(3, steps=[0, 0, 5]), weights=[1, 1, 0]), ["fednova"])
 
 

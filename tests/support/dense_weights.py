@@ -26,7 +26,7 @@ def krum_order(rows, f, margin=1):
     return sorted(range(len(rows)), key=scores.__getitem__)
 
 
-def krum(rows, weights, f, margin=1):
+def krum(rows, f, margin=1):
     return rows[krum_order(rows, f, margin)[0]]
 
 

@@ -144,7 +144,7 @@ class BulyanSelection:
 class MinimumDiameter:
     """Keep the m − f vectors of which the two farthest apart are the closest together; the first such subset.
 
-    Source: Rousseeuw 1985; El Mhamdi et al. 2021 (MDA), arXiv:2008.00742.
+    Source: Rousseeuw 1985; El Mhamdi et al. 2020 (MDA), PODC (arXiv:1905.03853).
 
     Raises:
         BadUpdate: when cast, unless m > 2f and there are at most 50 000 subsets to look through.
