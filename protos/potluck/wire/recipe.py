@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Literal, Self, final
 
 from pydantic import (
@@ -17,10 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from potluck.aggregation import CODECS, Pipeline, scaling
-from potluck.aggregation.errors import BadSetting, UnknownName
+from potluck.aggregation import Pipeline, scaling
+from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.tensors import Moves, moves_at
+from potluck.wire.codecs import Codec
 from potluck.wire.settings import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
@@ -169,14 +169,6 @@ class Aggregation(Settings):
 
 
 @final
-class Codec(Settings):
-    """The table [codec]: how updates travel."""
-
-    name: str = "fp16"
-    """A key of potluck.aggregation.CODECS."""
-
-
-@final
 class Privacy(Settings):
     """The table [privacy]: protections beyond data staying where they are."""
 
@@ -258,12 +250,6 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         self.pipeline()
-        if self.codec.name not in CODECS:
-            guess = get_close_matches(self.codec.name, CODECS, n=1)
-            raise UnknownName(
-                f"no codec is called {self.codec.name!r}",
-                fix=f"did you mean {guess[0]!r}?" if guess else f"use one of {', '.join(CODECS)}",
-            )
         if self.aggregation.minimum > self.aggregation.cohort and self.aggregation.mode == "synchronous":
             raise BadSetting(
                 f"aggregation.minimum is {self.aggregation.minimum} and cohort is {self.aggregation.cohort}",
@@ -291,6 +277,16 @@ class Recipe(Settings):
             raise BadSetting(
                 f"aggregation.master_rank is {pipeline.rank}; {rule!r} keeps the volunteers' {adapter.rank} columns",
                 fix=f"set it to at least {adapter.rank}, or to 0",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _feedback_has_a_basis(self) -> Self:
+        if self.codec.error_feedback and self.init in {"fresh", "half"}:
+            raise BadSetting(
+                f"adapter.init is {self.init!r}, which draws a new basis for each version, and codec.error_feedback "
+                "keeps changes that mean something in the old one only",
+                fix="set adapter.init to 'continue' or 'orthonormal', or codec.error_feedback to false",
             )
         return self
 

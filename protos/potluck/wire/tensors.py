@@ -9,7 +9,7 @@ from typing import Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from potluck.aggregation import Limits, decode
+from potluck.aggregation import Limits, Opened, opened
 from potluck.aggregation.errors import BadTensor
 from potluck.aggregation.tensors import LORA_A, LORA_B, MOVING, Moves
 from potluck.wire.recipe import Recipe
@@ -61,16 +61,20 @@ class Manifest:
         Raises:
             BadTensor: the exact difference: missing, unexpected, wrong shape.
         """
+        self.check_shapes({name: tensor.shape for name, tensor in tensors.items()})
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Return quietly when tensors of these *shapes* are what is needed; raises as `check` does."""
         wanted = dict(self.entries)
-        missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+        missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
         if missing or extra:
             raise BadTensor(
                 f"{len(missing)} tensors are missing{_some(missing)} and {len(extra)} are unexpected{_some(extra)}",
                 fix=_FIX,
             )
         for name, shape in self.entries:
-            if tensors[name].shape != shape:
-                raise BadTensor(f"{name} has shape {tensors[name].shape}, the recipe's is {shape}", fix=_FIX)
+            if shapes[name] != shape:
+                raise BadTensor(f"{name} has shape {shapes[name]}, the recipe's is {shape}", fix=_FIX)
 
 
 def decode_update(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.floating]]:
@@ -79,9 +83,20 @@ def decode_update(data: bytes, manifest: Manifest) -> dict[str, NDArray[np.float
     Raises:
         BadTensor: it is not a whole file of a known codec, differs from *manifest*, or holds NaN or infinity.
     """
-    tensors = decode(data, limits=manifest.limits(len(data)))
-    manifest.check(tensors)
-    return tensors
+    message = open_update(data, manifest)
+    return {name: message.tensor(name) for name in message.shapes}
+
+
+def open_update(data: bytes | memoryview, manifest: Manifest) -> Opened:
+    """Open an update off the wire, or off the disk, to read it tensor by tensor: names and shapes are the manifest's.
+
+    Raises:
+        BadTensor: it is not a whole file of a known codec, or differs from *manifest*.  Values are checked as they
+            are read.
+    """
+    message = opened(data, limits=manifest.limits(len(data)))
+    manifest.check_shapes(message.shapes)
+    return message
 
 
 def _some(names: list[str]) -> str:
