@@ -74,7 +74,7 @@ class Pipeline:
             if name not in known:
                 raise unknown("setting of this pipeline", name, known)
         rule, outer, *weights = [self._built(kind) for kind in kinds]
-        if outer.elementwise and (rule.trains not in ("a", "b") or self.rule in REBASING):
+        if outer.elementwise and (rule.trains != "b" or self.rule in REBASING):  # its entries are those of B
             raise BadSetting(
                 f"{self.outer} works entry by entry, and the rule {self.rule!r} leaves no fixed, public factor",
                 fix="use a rule that trains one factor, such as 'ffa', or a linear outer step, such as 'fedavgm'",
