@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from coordinators import Hosted, hosting
-from potluck.aggregation import LowRank, from_tensors
+from potluck.aggregation import LowRank, State, from_tensors
 from potluck.aggregation.lowrank import zero
+from potluck.aggregation.outer.base import Moments
 from potluck.coordinator.checkpoints import Checkpoint, published, read_checkpoint
 from potluck.coordinator.phases import Phase
 from potluck.coordinator.releases import release_folder
@@ -50,7 +51,7 @@ def last_entry(hosted: Hosted, kind: str) -> dict[str, object]:
 def test_a_version_is_the_weighted_mean_of_what_was_sent(tmp_path: Path):
     """Dense float64 arithmetic, weights 8 : 16 : 40; the master's rank is large enough to be exact."""
     with hosting(tmp_path / "run", recipe(aggregation={"cohort": 3, **WIDE})) as hosted:
-        manifest = hosted.coordinator.desk.site.plan.manifest
+        manifest = hosted.coordinator.desk.site.plan.manifest(0)
         expected = np.zeros((16, 12))
         for round_number in (1, 2):
             for volunteer, examples in zip(hosted.volunteers or hosted.cohort(3), (8, 16, 40), strict=True):
@@ -66,7 +67,7 @@ def test_a_version_is_the_weighted_mean_of_what_was_sent(tmp_path: Path):
 def test_a_late_update_counts_at_its_weight_against_its_own_start(tmp_path: Path):
     """(1 + τ)^(−½) with τ = 1, beside a fresh one: weights 0.7071 and 1, divided by their sum."""
     with hosting(tmp_path / "run", recipe(aggregation={"cohort": 2, **WIDE})) as hosted:
-        manifest = hosted.coordinator.desk.site.plan.manifest
+        manifest = hosted.coordinator.desk.site.plan.manifest(0)
         first, second, slow = hosted.cohort(3)
         old = slow.lease()
         late = slow.train(old)
@@ -133,14 +134,24 @@ def test_momentum_outlives_a_restart(tmp_path: Path):
 
 
 def test_a_checkpoint_survives_its_own_bytes():
+    """To the last bit: what the outer steps remember is state as the master is."""
     rng = np.random.default_rng(0)
-    whole = Checkpoint({"a.b": LowRank(rng.normal(size=(4, 2)), rng.normal(size=(2, 3))), "c": zero((2, 2))})
+    state = State(
+        momentum={"a.b": LowRank(rng.normal(size=(4, 1)), rng.normal(size=(1, 3)))},
+        moments={"c": Moments(rng.normal(size=(2, 5)), rng.normal(size=(2, 5)))},
+        rounds=7,
+    )
+    whole = Checkpoint({"a.b": LowRank(rng.normal(size=(4, 2)), rng.normal(size=(2, 3))), "c": zero((2, 2))}, state)
 
     again = read_checkpoint(whole.to_bytes())
 
     assert again.to_bytes() == whole.to_bytes()
     np.testing.assert_array_equal(again.master["a.b"].dense(), whole.master["a.b"].dense())
-    assert not again.state.momentum
+    np.testing.assert_array_equal(again.state.momentum["a.b"].dense(), state.momentum["a.b"].dense())
+    np.testing.assert_array_equal(again.state.moments["c"].first, state.moments["c"].first)
+    np.testing.assert_array_equal(again.state.moments["c"].second, state.moments["c"].second)
+    assert again.state.rounds == 7
+    assert read_checkpoint(Checkpoint().to_bytes()).state.rounds == 0
 
 
 def test_a_round_that_cannot_be_combined_is_abandoned_and_the_run_goes_on(tmp_path: Path):

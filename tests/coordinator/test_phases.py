@@ -9,7 +9,7 @@ from potluck.coordinator.phases import OPEN, TRANSITIONS, Event, IllegalEvent, P
 
 @pytest.mark.parametrize(("phase", "event"), list(product(Phase, Event)), ids=lambda x: x.name)
 def test_every_pair_is_a_row_or_an_error(phase: Phase, event: Event):
-    """6 × 7 pairs: twelve are in the table, the other thirty must be refused."""
+    """7 × 8 pairs: thirteen are in the table, the other forty-three must be refused."""
     if (phase, event) in TRANSITIONS:
         assert after(phase, event) is TRANSITIONS[phase, event]
     else:
@@ -26,8 +26,9 @@ def test_every_round_can_end_and_the_ends_are_final(start: Phase):
         reached |= following
         edge += following
 
-    assert {Phase.COMMITTED, Phase.ABANDONED} <= reached
-    assert not {a for a, _ in TRANSITIONS} & {Phase.COMMITTED, Phase.ABANDONED}
+    ends = {Phase.COMMITTED, Phase.ABANDONED, Phase.REFUSED}
+    assert ends <= reached
+    assert not {a for a, _ in TRANSITIONS} & ends
 
 
 def test_an_asynchronous_round_never_reaches_a_synchronous_phase():
@@ -36,12 +37,12 @@ def test_an_asynchronous_round_never_reaches_a_synchronous_phase():
 
 
 def test_updates_are_taken_in_no_phase_that_has_its_inputs():
-    assert set(Phase) - OPEN == {Phase.AGGREGATING, Phase.COMMITTED, Phase.ABANDONED}
+    assert set(Phase) - OPEN == {Phase.AGGREGATING, Phase.COMMITTED, Phase.ABANDONED, Phase.REFUSED}
 
 
 def test_the_diagram_has_every_row_and_nothing_else():
     lines = diagram().splitlines()
 
     assert lines[0] == "stateDiagram-v2"
-    assert len(lines) == 1 + 2 + len(TRANSITIONS) + 2
+    assert len(lines) == 1 + 2 + len(TRANSITIONS) + 3
     assert "    AGGREGATING --> COMMITTED : the new adapter reached the disk" in lines

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from potluck.coordinator.desk import Desk
+from potluck.coordinator.phases import Phase
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.records import Standing
 from potluck.wire.audit import verify_log
@@ -24,9 +25,10 @@ from potluck.wire.v1.work_pb2 import VERDICT_ACCEPTED, Receipt
 from scripted import Volunteer, attempts, recipe
 
 SCRIPT = Path(__file__).parents[1] / "support" / "crashing_coordinator.py"
-RECIPE = recipe(run={"versions": 2})
+RECIPE = recipe(run={"versions": 2}, aggregation={"weights": ["examples", "staleness"]})
 COHORT = 3
 POINTS = list(product(Step, When))
+REFUSING = list(product((Step.COMPUTE, Step.BLOB, Step.JUDGE, Step.COMMIT), When))
 PATIENCE_S = 30.0
 
 
@@ -90,7 +92,13 @@ def process(folder: Path) -> Iterator[Process]:
         made.end()
 
 
-def play(folder: Path, *at: str) -> tuple[Process, list[Receipt]]:
+Rounds = tuple[tuple[int, float], ...]
+TWO_ROUNDS: Rounds = ((0, 1.0), (1, 1.0))
+"""The version that the volunteers start from, and how many times as large the first of them sends what it trained."""
+ONE_REFUSED: Rounds = ((0, 1.0), (1, 50.0), (1, 1.0))
+
+
+def play(folder: Path, *at: str, rounds: Rounds = TWO_ROUNDS) -> tuple[Process, list[Receipt]]:
     """Let three volunteers make two versions, while the coordinator dies once *at* a point; return their receipts."""
     with process(folder) as host, ThreadPoolExecutor(1) as undertaker:
         host.start(*at)
@@ -102,7 +110,11 @@ def play(folder: Path, *at: str) -> tuple[Process, list[Receipt]]:
         try:
             for volunteer in volunteers:
                 volunteer.stubbornly(volunteer.enroll)
-            receipts = [volunteer.contribute_stubbornly(version) for version in (0, 1) for volunteer in volunteers]
+            receipts = [
+                volunteer.contribute_stubbornly(version, times if volunteer is volunteers[0] else 1.0)
+                for version, times in rounds
+                for volunteer in volunteers
+            ]
             wait_until_done(volunteers[0])
         finally:
             for volunteer in volunteers:
@@ -153,6 +165,31 @@ def test_a_kill_at_any_point_changes_nothing(
     assert verify_release(folder / "releases" / "v0002").adapter_digest == undisturbed[0][2].hex()
     assert not list((folder / "spool").iterdir())
     assert not list((folder / "partial").iterdir())
+
+
+@pytest.mark.parametrize(("step", "when"), REFUSING, ids=lambda x: x.name)
+def test_a_kill_while_a_version_is_refused_changes_nothing(
+    tmp_path: Path, undisturbed: list[tuple[int, bytes, bytes]], step: Step, when: When
+):
+    """The second of three rounds is refused, once, and the third ends in the bits of a run that never had it."""
+    folder = tmp_path / "run"
+
+    host, receipts = play(folder, step.name, when.name, "2", rounds=ONE_REFUSED)
+
+    assert host.deaths == 1
+    assert versions_of(folder) == undisturbed
+    assert {receipt.verdict for receipt in receipts} == {VERDICT_ACCEPTED}
+    assert verify_log(folder).version == 2
+    desk = Desk.open(folder)
+    try:
+        ended = [(one.phase, one.version) for one in reversed(desk.history().rounds)]
+        given = sorted((one.counted, one.credit) for one in desk.history().contributions)
+    finally:
+        desk.close()
+    assert ended == [(Phase.COMMITTED, 1), (Phase.REFUSED, None), (Phase.COMMITTED, 2)]
+    assert given == [(2, 24), (2, 27), (2, 30)]
+    assert len(list((folder / "blobs").iterdir())) == 4
+    assert not list((folder / "spool").iterdir())
 
 
 def assert_counted_once(folder: Path, receipts: list[Receipt]) -> None:

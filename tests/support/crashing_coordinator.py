@@ -1,4 +1,4 @@
-"""A real coordinator in a process of its own that can end itself with SIGKILL at a step.
+"""A real coordinator, with a probe, in a process of its own that can end itself with SIGKILL at a step.
 
 python crashing_coordinator.py FOLDER RECIPE_JSON PORT [STEP WHEN NTH]
 
@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from judges import ScriptedJudge
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.server import Coordinator
 from potluck.coordinator.steps import Step, When
 from potluck.wire.recipe import Recipe
@@ -38,7 +40,9 @@ def never(step: Step, when: When) -> None:
 def main(folder: str, recipe_json: str, port: str, *at: str) -> None:
     """Host a run until standard input is closed."""
     on_step = Killer(Step[at[0]], When[at[1]], int(at[2])) if at else never
-    coordinator = Coordinator.open(Path(folder), Recipe.parse(recipe_json), on_step=on_step)
+    coordinator = Coordinator.open(
+        Path(folder), Recipe.parse(recipe_json), on_step=on_step, probe=Probe(ScriptedJudge())
+    )
     print(coordinator.listen(f"127.0.0.1:{port}"), flush=True)  # noqa: T201 - how the test learns the port
     sys.stdin.read()
     coordinator.stop(grace_s=1.0)

@@ -53,12 +53,20 @@ def host(
         list[str] | None, typer.Option(help="host:port that volunteers reach it at; may be given four times.")
     ] = None,
     database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the folder.")] = None,
+    *,
+    probe: Annotated[
+        Path | None,
+        typer.Option(help="Text that nobody trains on, a file or a folder: a version that is worse on it is refused."),
+    ] = None,
+    probe_tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="How much worse is too much, as a share of the loss.")
+    ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Host a run: one process, one file of settings.  Ctrl-C ends it; nothing is lost."""
     from potluck.cli.hosting import Hosting, run_host
 
-    run_host(Hosting(recipe, folder, listen, tuple(address or ()), database), as_json=as_json)
+    run_host(Hosting(recipe, folder, listen, tuple(address or ()), database, probe, probe_tolerance), as_json=as_json)
 
 
 @app.command(rich_help_panel=OPERATOR)

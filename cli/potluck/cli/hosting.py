@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final, final
 
 from potluck.aggregation.errors import BadSetting
-from potluck.cli.extras import needs
+from potluck.cli.extras import needs, require
 from potluck.cli.operating import remember, summary
 from potluck.cli.report import say, show, warn
 from potluck.coordinator.desk import Status
+from potluck.coordinator.evaluation import EvaluationProcess
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.server import CannotListen, Coordinator
 from potluck.coordinator.store.records import Version
 from potluck.wire.recipe import Recipe
@@ -27,6 +29,7 @@ FIRST_USES: Final = 10
 EVERYWHERE: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared with, not bound to
 TICK_S: Final = 0.5
 LAST_PORT: Final = 65_535
+EVALUATES: Final = ("torch", "transformers", "peft", "safetensors", "filelock", "pyarrow")
 
 
 @final
@@ -39,6 +42,8 @@ class Hosting:
     listen: str
     addresses: tuple[str, ...]
     database: str | None
+    probe: Path | None
+    tolerance: float
 
 
 def run_host(asked: Hosting, *, as_json: bool) -> None:
@@ -49,8 +54,11 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
     for address in asked.addresses:
         parted(address)
     check_free(asked.listen)
+    if asked.probe is not None:
+        require("evaluation", *EVALUATES)
     recipe = written if written.complete else filled_in(written, folder, quiet=as_json)
-    coordinator = Coordinator.open(folder, recipe, database_url=asked.database)
+    probe = opened_probe(asked, recipe, quiet=as_json) if asked.probe else None
+    coordinator = Coordinator.open(folder, recipe, database_url=asked.database, probe=probe)
     try:
         keep_model(written, recipe, folder)
         port = coordinator.listen(asked.listen)
@@ -161,6 +169,28 @@ def filled_in(recipe: Recipe, folder: Path, *, quiet: bool) -> Recipe:
         from potluck.client.training.completing import completed
 
         return completed(recipe, cache_of_user(os.environ), lambda words: None if quiet else say(words))
+
+
+def opened_probe(asked: Hosting, recipe: Recipe, *, quiet: bool) -> Probe:
+    """Start the process that measures new versions on the operator's text, and let it read that.
+
+    Raises:
+        CannotMeasure: there is no text, or the base model cannot be loaded here.
+    """
+    if not quiet:
+        say(f"reading the probe {asked.probe} and loading the base model")
+    with needs("evaluation"):
+        from potluck.client.home import cache_of_user
+    terms = {"recipe": recipe.to_json(), "text": str(asked.probe), "cache": str(cache_of_user(os.environ))}
+    judge = EvaluationProcess([sys.executable, "-m", "potluck.client.training.probing"], terms)
+    try:
+        tokens = judge.open()
+    except BaseException:
+        judge.close()
+        raise
+    if not quiet:
+        say(f"every new version is measured on {tokens} tokens; one that is {asked.tolerance:.2%} worse is refused")
+    return Probe(judge, asked.tolerance)
 
 
 def keep_model(written: Recipe, whole: Recipe, folder: Path) -> None:

@@ -15,6 +15,7 @@ from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, Member, Version
 from potluck.wire.channels import PROTOCOL
+from potluck.wire.codecs import codecs_in
 from potluck.wire.envelopes import Purpose, opened, peer_id
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import work_pb2 as pb
@@ -120,6 +121,10 @@ class CheckIns:
             told = f"you speak protocols {request.protocol.oldest} to {request.protocol.newest}, this speaks {PROTOCOL}"
             return pb.CheckInReply(upgrade_required=pb.UpgradeRequired(protocol=spoken(), human=told))
         plan = self.site.plan
+        able, taken = codecs_in(request.protocol.capabilities), plan.recipe.codec.accepted
+        if able and not set(able) & set(taken):  # a client that names none is believed: its update will tell
+            told = f"this run takes updates as {', '.join(taken)}, and your program writes none of these"
+            return pb.CheckInReply(upgrade_required=pb.UpgradeRequired(protocol=spoken(), human=told))
         if request.recipe_digest != plan.digest:
             return pb.CheckInReply(
                 consent_required=pb.ConsentRequired(recipe_json=plan.json, recipe_digest=plan.digest)
@@ -217,7 +222,7 @@ class CheckIns:
             adapter=adapter_of(version),
             seed=version.seed,
             recipe_digest=plan.digest,
-            manifest_digest=plan.manifest_digest,
+            manifest_digest=plan.manifest_digest(version.version),
             ttl_s=lease.ttl_s,
             max_update_bytes=plan.recipe.limits.max_update_bytes,
         )

@@ -15,7 +15,7 @@ from potluck.coordinator.invites import InviteBook
 from potluck.coordinator.keys import open_keys
 from potluck.coordinator.membership import end_membership
 from potluck.coordinator.phases import Event, Phase
-from potluck.coordinator.progress import abandon, look, turn
+from potluck.coordinator.progress import abandon, drop_stale, look, turn
 from potluck.coordinator.site import DATABASE_FILE, Folders, Site, plan_of
 from potluck.coordinator.steps import no_step
 from potluck.coordinator.store.database import NoRun, Store
@@ -155,8 +155,9 @@ class Desk:
     def rollback(self, version: int) -> Version:
         """Make *version* the present one again, as a new version after the last; return the new one.
 
-        Nothing is deleted.  Updates that are under way count at the staleness that this makes; an open synchronous
-        round, whose cohort started from what is now withdrawn, is abandoned.
+        Nothing is deleted.  Updates that are under way, and those that wait, count at the staleness that this makes,
+        or not at all where that is more than the recipe allows; an open synchronous round, whose cohort started from
+        what is now withdrawn, is abandoned.
 
         Raises:
             BadCommand: there is no such version, or it is the present one.
@@ -192,6 +193,7 @@ class Desk:
             current = books.rounds.current()
             if current is not None and self.site.plan.terms.synchronous:
                 abandon(self.site, books, current, Event.ROLLED_BACK)
+            drop_stale(self.site, books)
         return made
 
     def remove(self, client_id: str) -> None:

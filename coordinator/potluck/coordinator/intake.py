@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, final
 
+from potluck.aggregation import Opened
 from potluck.aggregation.errors import BadTensor
 from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
@@ -14,7 +15,7 @@ from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, ReceiptRecord, UpdateRecord, UpdateState
 from potluck.wire.envelopes import Purpose, opened, peer_id
 from potluck.wire.refusals import Refusal, detail
-from potluck.wire.tensors import decode_update
+from potluck.wire.tensors import open_update
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
@@ -50,7 +51,7 @@ class Intake:
             return self._again(lease, receipt, request)
         try:
             self._require_bytes(lease, request)
-            rejected = self._rejection(request)
+            rejected = self._rejection(lease, request)
         except Refusal:  # a second thread was first, and the bytes are done with
             with self.site.store.reading() as books:
                 lease, receipt = self._lease(books, client_id, request)
@@ -82,7 +83,8 @@ class Intake:
     def _again(self, lease: LeaseRecord, receipt: ReceiptRecord, request: pb.SubmitRequest) -> pb.SubmitReply:
         """Answer a repeated submit."""
         if receipt.digest != request.update.digest:
-            self._flag(lease, receipt.digest, request.update.digest)
+            if not receipt.flagged:
+                self._flag(lease, receipt.digest, request.update.digest)
             raise conflict(lease, receipt.digest, request.update.digest)
         accepted = receipt.verdict == pb.VERDICT_ACCEPTED
         verdict = pb.VERDICT_ALREADY_ACCEPTED if accepted else pb.Verdict.Name(pb.Verdict.ValueType(receipt.verdict))
@@ -92,9 +94,12 @@ class Intake:
         return reply
 
     def _flag(self, lease: LeaseRecord, first: bytes, second: bytes) -> None:
-        """Note in the log that a client sent two different updates for one lease."""
+        """Note in the log that a client sent two different updates for one lease: once, however often it does."""
         with self.site.store.writing(self.site.fence) as books:
-            books.log.append("conflict", client_id=lease.client_id, lease_id=lease.lease_id, first=first, second=second)
+            if books.intake.flag(lease.lease_id):
+                books.log.append(
+                    "conflict", client_id=lease.client_id, lease_id=lease.lease_id, first=first, second=second
+                )
 
     def _require_bytes(self, lease: LeaseRecord, request: pb.SubmitRequest) -> None:
         """Refuse unless the bytes are here; where we lost them, the client may send them again."""
@@ -116,10 +121,10 @@ class Intake:
         if not here or upload is None or self.site.folders.spool.size(digest) != upload.size:
             raise _not_here(digest)
 
-    def _rejection(self, request: pb.SubmitRequest) -> ErrorDetail | None:
+    def _rejection(self, lease: LeaseRecord, request: pb.SubmitRequest) -> ErrorDetail | None:
         """Read the update; return why it cannot be used, or None."""
         plan = self.site.plan
-        if request.manifest_digest != plan.manifest_digest:
+        if request.manifest_digest != plan.manifest_digest(lease.version):
             words, fix = "made for another tensor manifest than the recipe's", "use its base model, rank and targets"
             return detail(Refusal(f"the update was {words}", code="wrong_manifest", fix=fix))
         if not request.examples:
@@ -130,13 +135,9 @@ class Intake:
         except Refusal:
             raise _not_here(request.update.digest) from None
         try:
-            tensors = decode_update(data, plan.manifest)
-            largest, name = max((float(abs(value).max()), name) for name, value in tensors.items())
-            if largest > MAX_CHANGE:
-                raise BadTensor(  # noqa: TRY301 - told below, as all that is wrong with the tensors
-                    f"{name} changed by {largest:.3g} and at most {MAX_CHANGE:.0e} is taken",
-                    fix="a training run that diverged has nothing to give; lower the learning rate",
-                )
+            message = open_update(data, plan.manifest(lease.version))
+            plan.recipe.codec.check(message.facts)
+            _check_values(message)
         except BadTensor as error:
             return detail(error)
         return None
@@ -179,6 +180,17 @@ class Intake:
             loss_after=_loss(request.loss_after),
             state=UpdateState.WAITING,
         )
+
+
+def _check_values(message: Opened) -> None:
+    """Read every tensor, one at a time.  Raises BadTensor for one that is damaged or changed more than any can."""
+    for name in message.shapes:
+        largest = float(abs(message.tensor(name)).max(initial=0.0))
+        if largest > MAX_CHANGE:
+            raise BadTensor(
+                f"{name} changed by {largest:.3g} and at most {MAX_CHANGE:.0e} is taken",
+                fix="a training run that diverged has nothing to give; lower the learning rate",
+            )
 
 
 def _not_here(digest: bytes) -> Refusal:

@@ -12,6 +12,7 @@ from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.blobs import Partials
 from potluck.coordinator.clock import Clock
 from potluck.coordinator.keys import open_keys
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.progress import open_round
 from potluck.coordinator.site import Folders, Site, plan_of
 from potluck.coordinator.steps import OnStep
@@ -39,6 +40,18 @@ class InUse(PotluckError):
 @final
 class OtherRecipe(PotluckError):
     """The folder's run has a recipe that the new one does not go on from."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a coordinator is handed beside its folder and its recipe."""
+
+    clock: Clock
+    on_step: OnStep
+    database_url: str | None
+    """None: SQLite in the folder."""
+    probe: Probe | None
 
 
 @final
@@ -84,7 +97,7 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def open_site(folder: Path, recipe: Recipe, clock: Clock, on_step: OnStep, database_url: str | None) -> Site:
+def open_site(folder: Path, recipe: Recipe, around: Around) -> Site:
     """Open the run in *folder*, or begin it; take the next number, under which alone one may commit from now on.
 
     Raises:
@@ -100,16 +113,27 @@ def open_site(folder: Path, recipe: Recipe, clock: Clock, on_step: OnStep, datab
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (folders.blobs, folders.spool, partials):
         place.prepare()
+    clock = around.clock
     keys = open_keys(folders.keys, clock.now_s())
-    store = Store.open(database_url or folders.database_url)
+    store = Store.open(around.database_url or folders.database_url)
     plan = plan_of(recipe)
     with store.writing() as books:
         if not books.has_run():
             books.create_run(secrets.token_hex(8), plan.json)
         run = books.run()
         site = Site(
-            folders, partials, store, keys, run.run_id, plan, clock, on_step, run.fence + 1, threading.Event()
-        )  # fmt: skip
+            folders=folders,
+            partials=partials,
+            store=store,
+            keys=keys,
+            run_id=run.run_id,
+            plan=plan,
+            clock=clock,
+            on_step=around.on_step,
+            fence=run.fence + 1,
+            bell=threading.Event(),
+            probe=around.probe,
+        )
         if books.versions.find(0) is None:
             _begin(site, books)
         elif run.recipe_json != plan.json:
@@ -158,9 +182,12 @@ def _change_recipe(books: Books, old: str, new: str) -> None:
     Raises:
         OtherRecipe: they do not; every difference that is in the way is named.
     """
-    before, after = (Recipe.parse(text).model_dump(mode="json") for text in (old, new))
+    recipes = [Recipe.parse(text) for text in (old, new)]
+    before, after = (recipe.model_dump(mode="json") for recipe in recipes)
     changed = sorted(_differences(before, after))
     barred = [name for name in changed if any(name == key or name.startswith(f"{key}.") for key in FROZEN)]
+    if len({(recipe.moves(0), recipe.moves(1)) for recipe in recipes}) > 1:  # updates under way hold other tensors
+        barred.append("aggregation.rule")
     if barred:
         told = "; ".join(f"{name}: {_at(before, name)!r} became {_at(after, name)!r}"[:300] for name in barred)
         raise OtherRecipe(

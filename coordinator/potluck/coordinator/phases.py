@@ -19,6 +19,7 @@ class Phase(Enum):
     AGGREGATING = "the inputs are fixed and are being combined"
     COMMITTED = "the new adapter is stored"
     ABANDONED = "the round ended without a new adapter"
+    REFUSED = "the new adapter was worse on the probe, and the one before it stays"
 
 
 class Event(Enum):
@@ -30,7 +31,8 @@ class Event(Enum):
     TOO_FEW = "time ran out with less than the minimum in"
     ROLLED_BACK = "the operator went back to an earlier version"
     STORED = "the new adapter reached the disk"
-    REFUSED = "the rule refused the updates"
+    UNUSABLE = "the rule refused the updates"
+    WORSE = "the new adapter is worse on the probe"
 
 
 OPEN: Final = frozenset({Phase.FILLING, Phase.SELECTING, Phase.REPORTING})
@@ -48,7 +50,8 @@ TRANSITIONS: Final = {
     (Phase.REPORTING, Event.TOO_FEW): Phase.ABANDONED,
     (Phase.REPORTING, Event.ROLLED_BACK): Phase.ABANDONED,
     (Phase.AGGREGATING, Event.STORED): Phase.COMMITTED,
-    (Phase.AGGREGATING, Event.REFUSED): Phase.ABANDONED,
+    (Phase.AGGREGATING, Event.UNUSABLE): Phase.ABANDONED,
+    (Phase.AGGREGATING, Event.WORSE): Phase.REFUSED,
 }
 
 
@@ -69,5 +72,5 @@ def diagram() -> str:
     """Render the table as Mermaid; docs/architecture.md holds this text and a test compares."""
     rows = [f"    {a.name} --> {b.name} : {e.value}" for (a, e), b in TRANSITIONS.items()]
     starts = [f"    [*] --> {start.name}" for start in (Phase.FILLING, Phase.SELECTING)]
-    ends = [f"    {end.name} --> [*]" for end in (Phase.COMMITTED, Phase.ABANDONED)]
+    ends = [f"    {end.name} --> [*]" for end in (Phase.COMMITTED, Phase.ABANDONED, Phase.REFUSED)]
     return "\n".join(["stateDiagram-v2", *starts, *rows, *ends])

@@ -100,20 +100,35 @@ def fix_inputs(site: Site, books: Books, current: RoundRecord) -> None:
     site.on_step(Step.PREPARE, When.INSIDE)
 
 
+def drop_stale(site: Site, books: Books) -> None:
+    """Take those updates out of the open round whose start lies too far behind since the master was moved."""
+    now = look(books, site.clock.now_s())
+    if now.round is not None:
+        waiting = books.intake.of_round(now.round, UpdateState.WAITING)
+        most = site.plan.terms.max_staleness
+        books.intake.drop(one.lease_id for one in waiting if rounds.staleness(now, one.version) > most)
+
+
 def abandon(site: Site, books: Books, current: RoundRecord, why: Event, words: str = "") -> None:
     """End a round without a version.  Its updates stay credited; the next round opens."""
     reason = words or why.value
     for state in (UpdateState.WAITING, UpdateState.FIXED):
         books.intake.move(current.number, state, UpdateState.DROPPED)
-    books.rounds.enter(current.number, after(current.phase, why), ended_s=site.clock.now_s(), reason=reason)
-    books.log.append("round_abandoned", round=current.number, reason=reason)
+    entry = books.log.append("round_abandoned", round=current.number, reason=reason)
+    books.rounds.enter(
+        current.number,
+        after(current.phase, why),
+        ended_s=site.clock.now_s(),
+        reason=reason,
+        log_index=entry.index,
+    )
     open_round(site, books)
 
 
 def _input(update: UpdateRecord) -> Input:
-    return Input(update.digest, update.version, update.examples, update.steps, update.staleness, update.lease_id)
+    return Input(update.digest, update.version, update.examples, update.steps, update.lease_id)
 
 
-def _order(one: Input) -> tuple[bytes, int, int, int, int, bytes]:
+def _order(one: Input) -> tuple[bytes, int, int, int, bytes]:
     """Sort by content first; lease ids, which are random, decide only between inputs that are equal in all else."""
-    return one.digest, one.version, one.examples, one.steps, one.staleness, one.lease_id
+    return one.digest, one.version, one.examples, one.steps, one.lease_id

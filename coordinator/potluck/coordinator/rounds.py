@@ -23,7 +23,7 @@ class Terms:
     deadline_s: float
     """Synchronous: seconds from a round's first lease to its end."""
     max_staleness: int
-    """Versions that an update's start may lie behind and still count."""
+    """Versions that an update's start may lie behind and still count; 0 where the rule needs one start for all."""
     last_version: int
     """The run is done at this version; 0 means no end."""
 
@@ -38,7 +38,7 @@ class Terms:
             # 10 · 1.1 is a hair above 11 in binary; the rounding keeps it from costing a twelfth lease.
             seats=math.ceil(round(a.cohort * a.over_selection, 9)),
             deadline_s=a.deadline_s,
-            max_staleness=a.max_staleness,
+            max_staleness=a.max_staleness if recipe.any_start else 0,
             last_version=recipe.run.versions,
         )
 

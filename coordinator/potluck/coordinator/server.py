@@ -19,8 +19,9 @@ from potluck.coordinator.intake import Intake
 from potluck.coordinator.invites import WEEK_S
 from potluck.coordinator.keys import live_credentials
 from potluck.coordinator.membership import Membership
-from potluck.coordinator.opening import FolderLock, open_site
+from potluck.coordinator.opening import Around, FolderLock, open_site
 from potluck.coordinator.presence import Presence
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.service import BlobsService, EnrollmentService, WorkService
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import OnStep, no_step
@@ -66,8 +67,11 @@ class Coordinator:
         clock: Clock | None = None,
         on_step: OnStep = no_step,
         database_url: str | None = None,
+        probe: Probe | None = None,
     ) -> Self:
         """Open the run in *folder*, or begin it with *recipe*; finish what a crash interrupted once it listens.
+
+        With a *probe*, a new version that is worse on it is refused, and the one before it stays.
 
         Raises:
             InUse: a coordinator is at work in the folder.
@@ -75,7 +79,7 @@ class Coordinator:
         """
         lock = FolderLock.take(folder)
         try:
-            site = open_site(folder, recipe, clock or SystemClock(), on_step, database_url)
+            site = open_site(folder, recipe, Around(clock or SystemClock(), on_step, database_url, probe))
             made = cls(site, lock)
             with site.store.reading() as books:
                 made._presence.load(books.members.all())
@@ -163,10 +167,15 @@ class Coordinator:
         return self._worker.wait_for_version(version, timeout_s)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Take no more calls, give those under way *grace_s* seconds, finish the round being combined, let go."""
+        """Take no more calls, give those under way *grace_s* seconds, finish the round being combined, let go.
+
+        What is being measured on the probe is given up, and that round judged when the coordinator starts again.
+        """
         if self._server is not None:
             self._server.stop(grace_s).wait()
             self._server = None
+        if self._site.probe is not None:
+            self._site.probe.judge.close()
         self._worker.stop()
         self._site.store.close()
         self._lock.release()

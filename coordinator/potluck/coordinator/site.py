@@ -9,6 +9,7 @@ from typing import Final, final
 from potluck.coordinator.blobs import BlobFolder, Partials
 from potluck.coordinator.clock import Clock
 from potluck.coordinator.keys import Keys
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.rounds import Terms
 from potluck.coordinator.steps import OnStep
 from potluck.coordinator.store.database import Store
@@ -26,9 +27,18 @@ class Plan:
     recipe: Recipe
     json: str
     digest: bytes
-    manifest: Manifest
-    manifest_digest: bytes
+    manifests: tuple[Manifest, Manifest]
+    """What an update must hold that starts from an even version, and from an odd one."""
+    manifest_digests: tuple[bytes, bytes]
     terms: Terms
+
+    def manifest(self, version: int) -> Manifest:
+        """Return what an update that starts from *version* must hold, and nothing else."""
+        return self.manifests[version % 2]
+
+    def manifest_digest(self, version: int) -> bytes:
+        """Return the digest of manifest(*version*)."""
+        return self.manifest_digests[version % 2]
 
     def seed_of(self, version: int) -> int:
         """Return the seed for starts from *version*, 64 bits: the same in every run of this recipe."""
@@ -38,8 +48,9 @@ class Plan:
 
 def plan_of(recipe: Recipe) -> Plan:
     """Work out *recipe*."""
-    manifest = Manifest.of_update(recipe.modules(), recipe.adapter.rank)
-    return Plan(recipe, recipe.to_json(), recipe.digest(), manifest, manifest.digest(), Terms.of(recipe))
+    even, odd = (Manifest.of(recipe, version) for version in (0, 1))
+    digests = (even.digest(), odd.digest())
+    return Plan(recipe, recipe.to_json(), recipe.digest(), (even, odd), digests, Terms.of(recipe))
 
 
 @final
@@ -92,3 +103,5 @@ class Site:
     """The number under which this coordinator may commit; none for an operator's command beside it."""
     bell: threading.Event
     """Rung when there is something to combine or to publish."""
+    probe: Probe | None = None
+    """What a new version has to pass, where the operator has a probe."""

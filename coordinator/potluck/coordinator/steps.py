@@ -12,6 +12,7 @@ class Step(Enum):
     PREPARE = "the round's exact inputs are fixed, in that same transaction"
     COMPUTE = "the inputs are combined"
     BLOB = "the new version's blobs are on disk"
+    JUDGE = "the new version is measured on the probe, where there is one"
     COMMIT = "one transaction: model pointer, round, updates, log"
 
 

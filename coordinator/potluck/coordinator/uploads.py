@@ -120,7 +120,7 @@ class Uploads:
 
     def _check_size(self, digest: bytes, size: int) -> None:
         plan = self.site.plan
-        needed = plan.manifest.values * WIDEST_BYTES + HEADER_BYTES
+        needed = max(one.values for one in plan.manifests) * WIDEST_BYTES + HEADER_BYTES
         limit = min(plan.recipe.limits.max_update_bytes, needed)
         if len(digest) != DIGEST_BYTES:
             raise Refusal(f"a digest of {len(digest)} bytes", code="bad_request", fix="send a SHA-256")

@@ -10,6 +10,7 @@ from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.combine import combine_rounds
 from potluck.coordinator.log import LogFile
 from potluck.coordinator.presence import Presence
+from potluck.coordinator.probe import Closing
 from potluck.coordinator.progress import due, turn
 from potluck.coordinator.releases import publish_missing
 from potluck.coordinator.site import Site
@@ -37,6 +38,8 @@ class Worker:
     in_charge: bool = field(default=True, init=False)
     _flushed_s: float = field(default=0.0, init=False)
     _pause_s: float = field(default=TICK_S, init=False)
+    _closed: bool = field(default=False, init=False)
+    """Whether the probe was closed while a round was judged."""
     _settled: int = field(default=-1, init=False)
     """The last version whose release is written."""
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
@@ -69,7 +72,7 @@ class Worker:
             self.site.bell.clear()  # before the question, or the bell of stop() could be missed
             stopping = self._stopping.is_set()
             self._once(log, stopping=stopping)
-            if stopping:  # once more after the last call, so that nothing stays unwritten
+            if stopping or self._closed:  # once more after the last call, so that nothing stays unwritten
                 return
             self.site.bell.wait(self._pause_s)
 
@@ -90,6 +93,9 @@ class Worker:
             LOG.warning("event=superseded reason=%s", error)
             self.trouble, self.in_charge = str(error), False
             self._tell(self._settled)
+        except Closing:  # the round stays as it is; combining it once more now would be in vain
+            self._flush(at_once=True)
+            self._closed = True
         except PotluckError as error:
             self._fail(str(error))
         except Exception as error:  # the thread's edge: told as trouble, tried again, and the serving goes on

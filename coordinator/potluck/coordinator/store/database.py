@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -33,6 +33,11 @@ class Superseded(PotluckError):
 @final
 class NoRun(PotluckError):
     """The database holds no run."""
+
+
+@final
+class WrongLayout(PotluckError):
+    """The database was made by another version of this program."""
 
 
 @final
@@ -131,12 +136,17 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Open the database at *url*, any that SQLAlchemy knows; missing tables are made."""
+        """Open the database at *url*, any that SQLAlchemy knows; missing tables are made.
+
+        Raises:
+            WrongLayout: another version of this program made its tables.
+        """
         engine = create_engine(make_url(url), pool_size=20, max_overflow=20)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         with _told():
+            check_layout(engine)
             Table.metadata.create_all(engine)
         return cls(engine)
 
@@ -174,6 +184,27 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._writers.dispose()
+
+
+def check_layout(engine: Engine) -> None:
+    """Return quietly where the database has no table of ours yet, or those that it has hold our columns and no other.
+
+    Raises:
+        WrongLayout: they do not; the message names the first that differs.
+    """
+    found = inspect(engine)
+    here = set(found.get_table_names())
+    for name, table in sorted(Table.metadata.tables.items()):
+        if name not in here:
+            continue
+        columns, wanted = {column["name"] for column in found.get_columns(name)}, set(table.columns.keys())
+        if columns != wanted:
+            lacks, odd = ", ".join(sorted(wanted - columns)), ", ".join(sorted(columns - wanted))
+            told = [f"lacks {lacks}"] * bool(lacks) + [f"has {odd}, which is unknown"] * bool(odd)
+            raise WrongLayout(
+                f"the database was made by another version of potluck: its table {name!r} {' and '.join(told)}",
+                fix="go on with the version that made it, or host the recipe in another folder",
+            )
 
 
 def check_fence(mine: int | None, current: int | None) -> None:

@@ -1,5 +1,6 @@
 """Accepted updates, the receipts that were given for them, and credit."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final, final
 
@@ -55,6 +56,12 @@ class Intake:
             .values(state=str(end))
         )
 
+    def drop(self, lease_ids: Iterable[bytes]) -> None:
+        """Take these updates out of a round that still takes updates."""
+        for lease_id in lease_ids:
+            self.session.get_one(UpdateRow, lease_id).state = str(UpdateState.DROPPED)
+        self.session.flush()
+
     def withdraw(self, client_id: str) -> int:
         """Take a client's updates out of rounds that still take updates; return how many."""
         chosen = (UpdateRow.client_id == client_id, UpdateRow.state == str(UpdateState.WAITING))
@@ -79,7 +86,7 @@ class Intake:
         row = self.session.get(ReceiptRow, lease_id)
         if row is None:
             return None
-        return ReceiptRecord(row.lease_id, row.serial, row.digest, row.verdict, row.envelope, row.detail)
+        return ReceiptRecord(row.lease_id, row.serial, row.digest, row.verdict, row.envelope, row.detail, row.flagged)
 
     def next_serial(self) -> int:
         """Return the number of the next receipt; two writers never see the same, since they take turns."""
@@ -89,6 +96,13 @@ class Intake:
         """Keep a receipt for good."""
         self.session.add(ReceiptRow(**asdict(receipt)))
         self.session.flush()
+
+    def flag(self, lease_id: bytes) -> bool:
+        """Note that other bytes were sent for a lease with a receipt; return whether that is news."""
+        row = self.session.get_one(ReceiptRow, lease_id)
+        news, row.flagged = not row.flagged, True
+        self.session.flush()
+        return news
 
     def credit(self, client_id: str, lease_id: bytes, reason: str, amount: int, at_s: float) -> None:
         """Add an entry to the ledger."""

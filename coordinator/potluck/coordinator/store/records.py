@@ -37,7 +37,7 @@ class UpdateState(StrEnum):
     COUNTED = "counted"
     """In a version."""
     DROPPED = "dropped"
-    """Its round was abandoned; credited."""
+    """Its round was abandoned or its version refused, or a rollback made it too old; credited."""
     WITHDRAWN = "withdrawn"
     """Its client left before the inputs were fixed."""
 
@@ -148,6 +148,8 @@ class ReceiptRecord:
     envelope: bytes
     detail: bytes
     """The ErrorDetail of a rejection, or empty."""
+    flagged: bool = False
+    """Whether the log says that its client sent other bytes, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +163,11 @@ class RoundRecord:
     """When its first lease was granted."""
     ended_s: float | None
     reason: str
-    """Why it was abandoned."""
+    """Why it was abandoned, or its version refused."""
     version: int | None
     """The version that it made."""
+    log_index: int | None
+    """The log's entry that tells how it ended; none while it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,6 @@ class Input:
     """The version that it started from."""
     examples: int
     steps: int
-    staleness: int
     lease_id: bytes
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Final, final
 
 from sqlalchemy import select, update
@@ -25,7 +26,14 @@ class Rounds:
         """Open the next round."""
         last = self.session.scalar(select(RoundRow.number).order_by(RoundRow.number.desc()).limit(1)) or 0
         row = RoundRow(
-            number=last + 1, phase=phase.name, opened_s=now_s, started_s=None, ended_s=None, reason="", version=None
+            number=last + 1,
+            phase=phase.name,
+            opened_s=now_s,
+            started_s=None,
+            ended_s=None,
+            reason="",
+            version=None,
+            log_index=None,
         )
         self.session.add(row)
         self.session.flush()
@@ -46,6 +54,12 @@ class Rounds:
         found = select(RoundRow).where(RoundRow.phase == Phase.AGGREGATING.name).order_by(RoundRow.number)
         return tuple(_round(row) for row in self.session.scalars(found))
 
+    def refused_in_a_row(self) -> int:
+        """Return how many of the last rounds that were combined had their version refused, none committed between."""
+        ends = (Phase.COMMITTED.name, Phase.REFUSED.name)
+        found = select(RoundRow.phase).where(RoundRow.phase.in_(ends)).order_by(RoundRow.number.desc())
+        return sum(1 for _ in takewhile(lambda name: name == Phase.REFUSED.name, self.session.scalars(found)))
+
     def last(self, count: int) -> tuple[RoundRecord, ...]:
         """Return the last *count* rounds, the newest first."""
         found = select(RoundRow).order_by(RoundRow.number.desc()).limit(count)
@@ -58,7 +72,7 @@ class Rounds:
         )
 
     def enter(self, number: int, phase: Phase, **values: object) -> None:
-        """Move a round to *phase*, and set ended_s, reason or version with it."""
+        """Move a round to *phase*, and set ended_s, reason, version or log_index with it."""
         row = self.session.get_one(RoundRow, number)
         row.phase = phase.name
         for name, value in values.items():
@@ -74,10 +88,18 @@ class Rounds:
         """Return what the round combines, in the order in which it does."""
         found = select(InputRow).where(InputRow.round == number).order_by(InputRow.position)
         return tuple(
-            Input(row.digest, row.version, row.examples, row.steps, row.staleness, row.lease_id)
-            for row in self.session.scalars(found)
+            Input(row.digest, row.version, row.examples, row.steps, row.lease_id) for row in self.session.scalars(found)
         )
 
 
 def _round(row: RoundRow) -> RoundRecord:
-    return RoundRecord(row.number, Phase[row.phase], row.opened_s, row.started_s, row.ended_s, row.reason, row.version)
+    return RoundRecord(
+        number=row.number,
+        phase=Phase[row.phase],
+        opened_s=row.opened_s,
+        started_s=row.started_s,
+        ended_s=row.ended_s,
+        reason=row.reason,
+        version=row.version,
+        log_index=row.log_index,
+    )

@@ -75,6 +75,7 @@ class RoundRow(Table):
     ended_s: Mapped[float | None]
     reason: Mapped[str] = mapped_column(Text)
     version: Mapped[int | None]
+    log_index: Mapped[int | None]
 
 
 class LeaseRow(Table):
@@ -132,6 +133,7 @@ class ReceiptRow(Table):
     verdict: Mapped[int]
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
     detail: Mapped[bytes] = mapped_column(LargeBinary)
+    flagged: Mapped[bool]
 
 
 class InputRow(Table):
@@ -145,7 +147,6 @@ class InputRow(Table):
     version: Mapped[int]
     examples: Mapped[int]
     steps: Mapped[int]
-    staleness: Mapped[int]
 
 
 class VersionRow(Table):
