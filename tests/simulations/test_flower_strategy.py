@@ -440,9 +440,12 @@ def test_evaluation_is_averaged_and_what_does_not_fit_is_named():
 
 @pytest.mark.parametrize("spool", [True, False])
 def test_the_memory_of_a_round_does_not_grow_with_its_updates(spool: bool):  # noqa: FBT001
-    """Ten times as many replies of 640 kB, each made when it is asked for; held, they would be 23 MB more."""
+    """Replies of 0.38 MB, each made when it is asked for: 36 held ones would be 14 MB more, 24 others 9 MB.
+
+    A sum gathers columns before it recompresses itself, so a round of 4 is not yet at its peak.
+    """
     rng = np.random.default_rng(0)
-    start = {f"m{i}": low_rank(rng, (250, 250), 64, SCALE) for i in range(5)}
+    start = {f"m{i}": low_rank(rng, (250, 250), 64, SCALE) for i in range(3)}
 
     def grown(message: Message) -> Message:
         step = np.float32(1 + message.metadata.dst_node_id / 1000)
@@ -460,9 +463,10 @@ def test_the_memory_of_a_round_does_not_grow_with_its_updates(spool: bool):  # n
         assert metrics["potluck-updates"] == count
         return highest
 
-    few, many = peak(4), peak(40)
+    few, many, most = peak(4), peak(40), peak(64)
 
-    assert many < 1.1 * few
+    assert many < few + 5e6
+    assert most < 1.02 * many
 
 
 @pytest.mark.parametrize(
