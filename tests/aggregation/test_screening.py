@@ -1,0 +1,316 @@
+"""Screening names what looks wrong and nobody else; the trust report says who counted less, and why."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ballots import ballot_of, cast, factored, facts
+from potluck.aggregation import BadUpdate, gram
+from potluck.aggregation.screening import CHECKS, Bounds, Weighed, screen, trust
+from potluck.aggregation.sketch import ProductSketch, gram_of_sketches
+from potluck.aggregation.weights.registry import DEFAULT_DEFENCE
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def honest(rng: np.random.Generator, n: int, *, shared: float = 1.0, spread: float = 0.4, p: int = 400):
+    """Return n rows: *shared* parts in common, one of each client's own, and norms that differ by *spread*."""
+    common, own = rng.normal(size=p), rng.normal(size=(n, p))
+    return (shared * common + own) * np.exp(rng.normal(size=(n, 1)) * spread)
+
+
+def found(rows, check=None, **how):
+    """Return the places that screening names, of one check or of any."""
+    findings = screen(facts(len(rows)), rows @ rows.T, **how)
+    return [finding.place for finding in findings if check in {None, finding.check}]
+
+
+@settings(max_examples=200)
+@given(SEEDS, st.integers(1, 24), st.sampled_from([0.0, 0.3, 1.0, 5.0, 50.0]), st.sampled_from([0.0, 0.4]))
+def test_honest_clients_raise_no_alarm(seed: int, n: int, shared: float, spread: float):
+    """From nothing in common to nearly parallel, with norms that differ by half or not at all."""
+    rows = honest(np.random.default_rng(seed), n, shared=shared, spread=spread)
+
+    assert screen(facts(n), rows @ rows.T) == ()
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from([0.3, 1.0, 5.0]))
+def test_honest_clients_raise_no_alarm_in_a_sketch_either(seed: int, shared: float):
+    """The sketch of 64² numbers errs by a few per cent; that is no reason to call anyone a copy."""
+    rows = honest(np.random.default_rng(seed), 20, shared=shared)
+
+    assert screen(facts(20), sketched(rows, seed), error=0.03) == ()
+
+
+def sketched(rows: np.ndarray, seed: int):
+    """Return the Gram of the sketches of *rows*, as products of factors of a gauge each its own."""
+    sketch = ProductSketch(len(rows), seed=seed)
+    for place, row in enumerate(rows):
+        for name, term in factored(row, place).items():
+            left, right = sketch.maps(name, term.shape, np.dtype(np.float64))
+            sketch.values[place] += left @ term.dense() @ right
+    return gram_of_sketches(sketch.values)
+
+
+@settings(max_examples=50)
+@given(SEEDS, st.integers(5, 24), st.sampled_from([1.0, 1e2, 1e6]))
+def test_a_client_far_longer_than_the_others_is_named(seed: int, n: int, factor: float):
+    """T10: also among five, where a mean and a deviation never could: z ≤ (n − 1)/√n."""
+    rows = honest(np.random.default_rng(seed), n, spread=0.2)
+    rows[n // 2] *= factor
+
+    assert found(rows, "norm") == ([n // 2] if factor > 1 else [])
+
+
+def test_a_million_among_five_is_missed_by_deviations_from_the_mean():
+    """T10: why the check is not the usual z-score."""
+    norms = np.array([1.0, 1.1, 0.9, 1.05, 1e6])
+    scores = np.abs(norms - norms.mean()) / norms.std(ddof=1)
+    assert scores.max() <= 4 / np.sqrt(5) + 1e-12 < 3
+
+    (finding,) = screen(facts(5), np.diag(norms**2))
+
+    assert (finding.place, finding.check, finding.bound) == (4, "norm", 6.0)
+    assert finding.measured == pytest.approx(np.log(1e6 / 1.05) / 0.25)
+    assert finding.sentence == "is 9.52e+05 times as long as the median update"
+
+
+def test_the_bound_on_norms_is_six_deviations_of_at_least_a_quarter():
+    """Where the others differ more, it takes more: here the median distance of the logs is 1."""
+    rest = [0.0, 0.0, 0.0, 0.0, 0.0]
+    for last, named in ((1.499, []), (1.501, [5])):
+        assert found(np.diag(np.exp([*rest, last])), "norm") == named
+
+    wide = [-2.0, -1.0, 0.0, 1.0, 2.0, -1.0]  # the middle of seven is 0, the middle distance from it 1
+    for last, named in ((6 / 0.6745 - 0.01, []), (6 / 0.6745 + 0.01, [6])):
+        assert found(np.diag(np.exp([*wide, last])), "norm") == named
+
+
+def test_a_sketch_widens_the_bound_on_norms_by_its_error():
+    rows = np.diag(np.exp([0, 0, 0, 0, 0, 1.6]))
+
+    assert found(rows, "norm", error=0.0) == [5]
+    assert found(rows, "norm", error=0.02) == []
+
+
+@settings(max_examples=50)
+@given(SEEDS, st.integers(3, 24), st.sampled_from([1.0, 0.5, -1.0, 30.0]), st.booleans())
+def test_copies_are_named_at_any_scale_and_sign(seed: int, n: int, factor: float, in_a_sketch: bool):  # noqa: FBT001
+    """A client that sends another's update again, made longer or turned about, is named, and so is the other."""
+    rows = honest(np.random.default_rng(seed), n)
+    rows[n - 1] = factor * rows[0]
+    products = sketched(rows, seed) if in_a_sketch else rows @ rows.T
+
+    copies = [f for f in screen(facts(n), products, error=0.03 * in_a_sketch) if f.check == "duplicate"]
+
+    assert [(f.place, f.others) for f in copies] == [(0, (n - 1,)), (n - 1, (0,))]
+    assert copies[1].sentence == f"is {factor:.3g} times update 0: one of them is a copy"
+    assert copies[1].measured > copies[1].bound > 0.9998
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.sampled_from([0.0, 0.005]))
+def test_a_copy_with_a_little_noise_is_one_still(seed: int, noise: float):
+    """Half a per cent, which is what an int8 codec does to it."""
+    rng = np.random.default_rng(seed)
+    rows = honest(rng, 10)
+    rows[7] = rows[2] + noise * np.linalg.norm(rows[2]) / 20 * rng.normal(size=400)
+
+    assert found(rows, "duplicate") == [2, 7]
+
+
+def test_copies_are_told_by_an_angle_of_a_ten_thousandth():
+    """1 − |cos| of 10⁻⁴; where all are nearly parallel, a tenth of the median."""
+
+    def with_pair(angle: float):
+        rows = np.eye(6)
+        rows[1] = [np.cos(angle), np.sin(angle), 0, 0, 0, 0]
+        return rows
+
+    for distance, named in ((1.01e-4, []), (0.99e-4, [0, 1])):
+        assert found(with_pair(np.arccos(1 - distance)), "duplicate") == named
+    for distance, named in ((1.07e-4, []), (1.05e-4, [0, 1])):
+        assert found(with_pair(np.arccos(1 - distance)), "duplicate", error=0.03) == named
+
+    near = np.ones((5, 5)) * 10
+    near += np.eye(5)  # all pairs apart by the same few 10⁻³
+    apart = 1 - near[0] @ near[1] / (near[0] @ near[0])
+    assert 1e-3 < apart < 3e-3
+    assert found(near, "duplicate", bounds=Bounds(copy_distance=1.0)) == []
+    assert found(near, "duplicate", bounds=Bounds(copy_distance=1.0, copy_share=1.01)) == [0, 1, 2, 3, 4]
+
+
+def test_three_copies_name_each_other():
+    rows = honest(np.random.default_rng(0), 9)
+    rows[4], rows[6] = 2 * rows[1], rows[1]
+
+    copies = {f.place: f.others for f in screen(facts(9), rows @ rows.T) if f.check == "duplicate"}
+
+    assert copies == {1: (4, 6), 4: (1, 6), 6: (1, 4)}
+
+
+@settings(max_examples=50)
+@given(SEEDS, st.integers(5, 24), st.sampled_from(["flip", "own", "ipm"]))
+def test_updates_against_the_others_are_named(seed: int, n: int, attack: str):
+    """Sign flip of the mean or of the own update, and a small inner-product attack: a fifth of the round."""
+    rows = honest(np.random.default_rng(seed), n)
+    hostile = n // 5
+    mean = rows[hostile:].mean(axis=0)
+    noise = 0.05 * np.random.default_rng(seed + 1).normal(size=(hostile, 400))  # not copies of each other
+    rows[:hostile] = {"flip": -mean + noise, "own": -rows[:hostile], "ipm": -0.1 * mean + 0.1 * noise}[attack]
+
+    assert found(rows, "cosine") == list(range(hostile))
+
+
+def test_nobody_is_against_the_others_where_nobody_agrees():
+    """Two clients that pull apart, or four: no side is the others."""
+    assert found(np.array([[1.0, 0.1], [-1.0, 0.1]]), "cosine") == []
+    assert found(np.array([[1.0, 0], [-1.0, 0], [0, 1.0], [0, -1.0]]), "cosine") == []
+
+
+def test_the_bound_on_cosines_is_a_quarter_and_four_deviations():
+    def with_one(cosine: float):
+        return np.array([[1.0, 0]] * 4 + [[cosine, np.sqrt(1 - cosine**2)]])
+
+    for cosine, named in ((-0.249, []), (-0.251, [4])):
+        assert found(with_one(cosine), "cosine") == named
+    for cosine, named in ((-0.29, []), (-0.31, [4])):
+        assert found(with_one(cosine), "cosine", error=0.05) == named
+    (finding,) = [f for f in screen(facts(5), with_one(-0.6) @ with_one(-0.6).T) if f.check == "cosine"]
+    assert (finding.measured, finding.bound) == pytest.approx((-0.6, -0.25), abs=1e-6)
+    assert finding.sentence == "points against the others, at a cosine of -0.600"
+
+    loose = Bounds(against=0.9)  # the median is 1 and the believed deviation 0.05, so the bound is 0.8
+    for cosine, named in ((0.81, []), (0.79, [4])):
+        assert found(with_one(cosine), "cosine", bounds=loose) == named
+
+
+def test_free_riders_are_named():
+    """Nothing sent, or a thousandth of what is usual: it is no training whatever it claims."""
+    rows = honest(np.random.default_rng(1), 8, spread=0.0)
+    usual = np.median(np.linalg.norm(rows, axis=1))
+    rows[2] = 0
+    rows[5] *= 0.0009 * usual / np.linalg.norm(rows[5])
+    rows[6] *= 0.0012 * usual / np.linalg.norm(rows[6])
+
+    findings = screen(facts(8, steps=[7] * 8), rows @ rows.T)
+
+    assert [(f.place, f.check) for f in findings] == [(2, "zero"), (5, "zero")]
+    assert findings[0].sentence == "states 1 examples and 7 steps and moved the adapter by 0"
+
+
+def test_a_round_of_nothing_is_named_as_that():
+    findings = screen(facts(3), np.zeros((3, 3)))
+
+    assert [(f.place, f.check, f.measured) for f in findings] == [(0, "zero", 0.0), (1, "zero", 0.0), (2, "zero", 0.0)]
+
+
+def test_screening_does_not_see_factors():
+    rows = honest(np.random.default_rng(3), 8, p=16)
+    rows[3] *= 1000
+    rows[5] = rows[6]
+    one, other = (gram([factored(row, i + turn) for i, row in enumerate(rows)]) for turn in (0, 50))
+
+    first, second = screen(facts(8), one), screen(facts(8), other)
+
+    assert [(f.place, f.check, f.others) for f in first] == [(f.place, f.check, f.others) for f in second]
+    assert {f.place for f in first} == {3, 5, 6}
+
+
+def test_what_is_not_finite_is_not_screened():
+    products = np.eye(3)
+    products[1, 1] = np.inf
+
+    with pytest.raises(BadUpdate, match=r"^3 updates cannot be screened by .* \(3, 3\) of which 1 are not finite"):
+        screen(facts(3), products)
+    with pytest.raises(BadUpdate, match=r"^4 updates cannot"):
+        screen(facts(4), np.eye(3))
+
+
+def test_the_checks_are_those_that_findings_name():
+    assert list(CHECKS) == ["zero", "norm", "duplicate", "cosine"]
+
+
+def through_the_default(rows, weights):
+    """Return the shares, the coefficients and the history of a round that defends by default."""
+    ballot = ballot_of(rows, facts(len(rows), f=2), weights=weights)
+    shares, history = ballot.coefficients, []
+    for name in DEFAULT_DEFENCE:
+        ballot = cast(ballot, [name])
+        history.append(Weighed(name, ballot.coefficients))
+    return shares, ballot.coefficients, history
+
+
+def test_the_report_names_who_was_weighted_down_and_by_which_step():
+    """The volunteer at the other end asks why: the step that took the weight, and what it looked like."""
+    rows = honest(np.random.default_rng(4), 10, spread=0.1)
+    rows[3] *= -1000
+    shares, coefficients, history = through_the_default(rows, np.ones(10))
+
+    verdicts = trust(screen(facts(10), rows @ rows.T), coefficients, shares, history)
+
+    down = {v.place: v.reasons for v in verdicts if v.weighted_down}
+    assert 3 in down
+    assert len(down) <= 2  # mixing leaves one of the honest aside, which has nobody near, and says so
+    assert all(reason.endswith("of its weight") for place in down if place != 3 for reason in down[place])
+    assert [v.share for v in verdicts] == pytest.approx([0.1] * 10)
+    assert [v.coefficient for v in verdicts] == coefficients.tolist()
+    reasons = verdicts[3].reasons
+    assert reasons[0] == "norm_bound left 0% of its weight"
+    assert reasons[-2].endswith("times as long as the median update")
+    assert reasons[-1].startswith("points against the others")
+    assert all(v.reasons == () for v in verdicts if v.place not in down)
+
+
+def test_less_than_half_of_ones_part_is_weighted_down():
+    """Parts are compared, so a round that takes half a step weighs nobody down."""
+    shares = np.full(4, 0.25)
+
+    verdicts = trust((), np.array([0.15, 0.15, 0.15, 0.05]), shares)
+    assert [v.weighted_down for v in verdicts] == [False, False, False, True]
+    assert [v.reasons for v in verdicts] == [()] * 4
+    assert not any(v.weighted_down for v in trust((), 0.5 * shares, shares))
+    assert not trust((), np.array([0.126, 0.29, 0.29, 0.294]), shares)[0].weighted_down
+    assert trust((), np.array([0.124, 0.29, 0.29, 0.296]), shares)[0].weighted_down
+    assert all(v.weighted_down for v in trust((), np.zeros(4), shares))
+
+
+def test_the_steps_that_took_weight_are_named_in_order():
+    """All that left less than four fifths; where none did, the one that took most."""
+    shares = np.array([0.5, 0.5])
+    history = [
+        Weighed("clip", np.array([0.3, 0.5])),
+        Weighed("mix", np.array([0.3, 0.5])),
+        Weighed("mix", np.array([0.05, 0.5])),
+    ]
+    first, second = trust((), history[-1].coefficients, shares, history)
+    assert first.reasons == ("clip left 75% of its weight", "mix left 24% of its weight")
+    assert not second.weighted_down
+
+    slow = [Weighed(n, np.array([p, 1 - p])) for n, p in zip("abcd", (0.425, 0.34425, 0.28917, 0.24001), strict=True)]
+    assert trust((), slow[-1].coefficients, shares, slow)[0].reasons == ("b left 81% of its weight",)
+    for share, named in ((0.399, ("a left 80% of its weight", "b left 50% of its weight")), (0.401, ())):
+        last = Weighed("b", np.array([share / 2, 1 - share / 2]))
+        reasons = trust((), last.coefficients, shares, [Weighed("a", np.array([share, 1 - share])), last])[0].reasons
+        assert reasons == (named or ("b left 50% of its weight",))
+    gone = [Weighed("krum", np.array([0.0, 1.0])), Weighed("mean", np.array([0.0, 1.0]))]
+    assert trust((), gone[-1].coefficients, shares, gone)[0].reasons == ("krum left 0% of its weight",)
+
+
+def test_a_finding_alone_is_told_without_a_loss_of_weight():
+    rows = honest(np.random.default_rng(5), 6)
+    rows[1] = rows[4]
+
+    verdicts = trust(screen(facts(6), rows @ rows.T), np.full(6, 1 / 6), np.full(6, 1 / 6))
+
+    assert verdicts[1].reasons == ("is 1 times update 4: one of them is a copy",)
+    assert not verdicts[1].weighted_down
+
+
+def test_a_report_needs_one_number_per_update():
+    with pytest.raises(BadUpdate, match="shares"):
+        trust((), np.ones(3), np.ones(2))
+    with pytest.raises(BadUpdate, match="shares"):
+        trust((), np.ones(2), np.zeros(2))
