@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from potluck.aggregation.cohort import Cohort, Read
 from potluck.aggregation.folding import Folded
@@ -16,6 +17,10 @@ from potluck.aggregation.weights.ballot import Ballot
 
 MOST_BYTES: Final = 96 << 20
 """Of the values that are gathered at a time."""
+PAGE: Final = 4096
+"""Bytes after which addresses share their place in a processor's nearest cache."""
+APART: Final = 128
+"""Bytes by which rows are kept from standing whole pages apart."""
 AT_ONCE: Final = 4096
 """Coordinates that are turned and sorted together: few enough to stay in the processor's cache."""
 
@@ -46,12 +51,21 @@ class Choice:
     def picked(self, values: Array) -> Floats:
         """Return (p,) from *values* (n, p)."""
         result = np.empty(values.shape[1])
-        whole = self.mix.shape[0] == self.mix.shape[1] and np.array_equal(self.mix, np.eye(len(self.mix)))
+        chosen = self.selected()
         mix = self.mix.T.astype(values.dtype)
         for begin in range(0, len(result), AT_ONCE):
-            rows = np.ascontiguousarray(values[:, begin : begin + AT_ONCE].T)
-            result[begin : begin + AT_ONCE] = self.rule.pick(rows if whole else rows @ mix, self.f)
+            block = values[:, begin : begin + AT_ONCE]
+            rows = block.T @ mix if chosen is None else np.ascontiguousarray(block.T[:, chosen])
+            result[begin : begin + AT_ONCE] = self.rule.pick(rows, self.f)
         return result
+
+    def selected(self) -> NDArray[np.intp] | slice | None:
+        """Return which updates the vectors are, or None where one of them is a mixture: that costs a multiplication."""
+        single = (self.mix != 0).sum(axis=1) == 1
+        if not (single.all() and np.array_equal(self.mix.max(axis=1), np.ones(len(self.mix)))):
+            return None
+        places = self.mix.argmax(axis=1)
+        return slice(None) if np.array_equal(places, np.arange(self.mix.shape[1])) else places
 
 
 class Span(NamedTuple):
@@ -91,15 +105,9 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
         BadUpdate: updates that do not share a public basis, or too few for the rule.
     """
     count = choice.mix.shape[1]
-    factor = choice.rule.trains if choice.rule.trains in ("a", "b") else None
-    found: dict[str, Coordinates] = {}
-    for read in cohort.parts(names):
-        if read.name not in found:
-            found[read.name] = Coordinates(read, factor, count)
-        if len(found) == len(names):
-            break
+    found = first_parts(cohort, names, choice)
     for spans in grouped(found, count):
-        values = {span: np.empty((count, span.end - span.begin), found[span.name].dtype) for span in spans}
+        values = {span: apart(count, span.end - span.begin, found[span.name].dtype) for span in spans}
         for read in cohort.parts(sorted({span.name for span in spans})):
             module = found[read.name]
             change = module.change(read)
@@ -112,6 +120,28 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
             found[span.name].result[span.begin : span.end] = choice.picked(values.pop(span))
     for name, module in found.items():
         yield Folded(name, [module.public.low_rank(module.result)], module.shape, module.rank, module.squares, 0.0)
+
+
+def first_parts(cohort: Cohort, names: Sequence[str], choice: Choice) -> dict[str, Coordinates]:
+    """Return every module with the basis of the first update that is read."""
+    factor = choice.rule.trains if choice.rule.trains in ("a", "b") else None
+    found: dict[str, Coordinates] = {}
+    for read in cohort.parts(names):
+        if read.name not in found:
+            found[read.name] = Coordinates(read, factor, choice.mix.shape[1])
+        if len(found) == len(names):
+            break
+    return found
+
+
+def apart(count: int, width: int, dtype: np.dtype[Any]) -> Array:
+    """Return an array (count, width) whose rows do not begin whole pages apart.
+
+    Modules are often a multiple of 1024 wide.  Rows that far apart share one place in the cache, and turning them into
+    columns took five times as long.
+    """
+    more = (APART - width * dtype.itemsize) % PAGE
+    return np.empty((count, width + (more // dtype.itemsize if more <= 2 * APART else 0)), dtype)[:, :width]
 
 
 def grouped(found: Mapping[str, Coordinates], count: int) -> Iterator[list[Span]]:

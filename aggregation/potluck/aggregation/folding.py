@@ -98,6 +98,7 @@ class Run:
             rounds=plan.rounds,
             ranks=ranks,
             weights=weights,
+            count=count,
             exact=plan.exact,
             rank=plan.rank or max(4 * first.trained.rank, master.rank),
             seed=plan.seed,

@@ -7,18 +7,18 @@ from a seed that anybody can redo; nobody can aim at them, since the seed is mad
 """
 
 import hashlib
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 import numpy as np
 
-from potluck.aggregation.lowrank import Array, Floats, LowRank
+from potluck.aggregation.lowrank import Array, Floats, LowRank, zero
 
 WIDTH: Final = 64
 """p of ProductSketch: the relative error of an inner product is about √2 / p where many directions take part."""
 OVERSAMPLING: Final = 16
-"""Columns of a RangeSketch beyond the rank that it has to resolve."""
+"""Columns of a RangeFinder beyond the rank that it has to resolve."""
 PROBES: Final = 8
-"""Rows that are kept out of the reconstruction, to measure its error."""
+"""Rows of the map that measures what a RangeFinder drops."""
 
 
 @final
@@ -52,51 +52,52 @@ def gram_of_sketches(values: Floats) -> Floats:
     return (gram + gram.T) / 2
 
 
-class Ranged(NamedTuple):
-    """What a RangeSketch found."""
-
-    low_rank: LowRank
-    error: float
-    """Frobenius norm of sum minus low_rank, estimated from maps that took no part in finding it."""
-
-
 @final
-class RangeSketch:
-    """A running sum of products, known by Y = A·Ω and W = Ψ·A alone, and found again from them as Q·(Ψ·Q)⁺·W.
+class RangeFinder:
+    """A running sum of products that keeps its leading p singular directions.
 
-    Q is an orthonormal basis of the range of Y.  Y has p columns, W l = 2p + 1 rows.  The error is within a factor of
-    about 2 of the best approximation of rank p / 2, and far smaller where singular values fall off.  Eight further rows
-    Θ·A, kept out of it, measure what was missed: ‖Θ(A − Â)‖² / q estimates ‖A − Â‖² without bias.
+    What is merged in at a time is known whole, as b·a with hundreds of columns, so its range is found by subspace
+    iteration: Q ← orth(A·Ω), P ← orth(Aᵀ·Q), Q ← orth(A·P), and A is replaced by Q·(QᵀA); A itself is never made.
+    One power step brings the error to the best one of that rank even where singular values hardly fall off, which a
+    single look through two maps of A does not.  The kept part is merged with the next.  Eight rows Θ·(A − QQᵀA), of
+    a map that took no part in finding Q, measure what each merge dropped: ‖Θ·E‖² / 8 estimates ‖E‖² without bias.
 
-    Source: Tropp, Yurtsever, Udell and Cevher 2017, Algorithm 4 and Theorem 4.3, arXiv:1609.00048; the error estimate
-    is §6 of their 2019, arXiv:1902.08651.
+    Source: Halko, Martinsson and Tropp 2011, Algorithm 4.4, arXiv:0909.4061; the measure is §6.1 of Tropp, Yurtsever,
+    Udell and Cevher 2019, arXiv:1902.08651, whose single look (2017, arXiv:1609.00048) this replaces.
     """
 
-    def __init__(self, shape: tuple[int, int], *, columns: int, seed: int, dtype: np.dtype[np.floating]) -> None:
-        d, k = shape
-        self._columns = min(columns, d, k)
-        self._rows = min(2 * self._columns + 1, d)
-        self._dtype = dtype
-        self._omega = drawn(seed, "range", (k, self._columns), dtype)
-        self._psi = drawn(seed, "core", (self._rows + PROBES, d), dtype)
-        self._y: Floats = np.zeros((d, self._columns))
-        self._w: Floats = np.zeros((self._rows + PROBES, k))
+    def __init__(self, shape: tuple[int, int], *, columns: int, seed: int) -> None:
+        self._shape = shape
+        self._columns = min(columns, *shape)
+        self._seed = seed
+        self._kept: LowRank | None = None
+        self.dropped: list[float] = []
+        """Frobenius norms of what the merges dropped, as measured; the error is at most their sum."""
 
-    def add(self, b: Array, a: Array) -> None:
-        """Add b·a, of shapes (d, R) and (R, k)."""
-        b, a = b.astype(self._dtype, copy=False), a.astype(self._dtype, copy=False)
-        self._y += b @ (a @ self._omega)
-        self._w += (self._psi @ b) @ a
+    def merge(self, b: Array, a: Array) -> None:
+        """Add b·a, of shapes (d, C) and (C, k)."""
+        if self._kept is not None:
+            b = np.concatenate([b, self._kept.b.astype(b.dtype)], axis=1)
+            a = np.concatenate([a, self._kept.a.astype(a.dtype)])
+        columns = min(self._columns, b.shape[1])
+        q = orthonormal(b @ (a @ drawn(self._seed, f"range{len(self.dropped)}", (a.shape[1], columns), a.dtype)))
+        p = orthonormal(a.T @ (b.T @ q))
+        q = orthonormal(b @ (a @ p))
+        core = (q.T @ b) @ a
+        theta = drawn(self._seed, f"probe{len(self.dropped)}", (PROBES, b.shape[0]), b.dtype)
+        missed = (theta @ b) @ a - (theta @ q) @ core
+        self.dropped.append(float(np.linalg.norm(missed.astype(np.float64)) / np.sqrt(PROBES)))
+        self._kept = LowRank(q, core)
 
-    def found(self) -> Ranged:
-        """Return the sum as far as it was seen, of rank p, and the measured error."""
-        q, _ = np.linalg.qr(self._y)
-        psi = self._psi.astype(np.float64)
-        seen, core = psi[: self._rows] @ q, self._w[: self._rows]
-        u, t = np.linalg.qr(seen)
-        found = LowRank(q, np.linalg.lstsq(t, u.T @ core, rcond=None)[0])
-        missed = self._w[self._rows :] - (psi[self._rows :] @ found.b) @ found.a
-        return Ranged(found, float(np.linalg.norm(missed) / np.sqrt(PROBES)))
+    def found(self) -> LowRank:
+        """Return what is kept of the sum, with orthonormal columns of b."""
+        return self._kept or zero(self._shape)
+
+
+def orthonormal(columns: Array) -> Array:
+    """Return an orthonormal basis of the range of *columns* (d, p): (d, p)."""
+    basis: Array = np.linalg.qr(columns)[0]
+    return basis
 
 
 def drawn(seed: int, role: str, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> Array:

@@ -15,11 +15,13 @@ import numpy as np
 
 from potluck.aggregation.lowrank import CHUNK_COLUMNS, Array, Floats, LowRank, LowRankSum
 from potluck.aggregation.rules.base import Module
-from potluck.aggregation.sketch import OVERSAMPLING, RangeSketch
+from potluck.aggregation.sketch import OVERSAMPLING, RangeFinder
 from potluck.aggregation.updates import difference
 
 BATCH_COLUMNS: Final = 256
-"""Columns that wait until they are multiplied together: enough for BLAS to be fast."""
+"""Columns that wait in an exact sum until they are added together."""
+STACK_BYTES: Final = 80 << 20
+"""What waits in a sketched sum until its range is found together."""
 MOST_STARTS: Final = 16
 """Starts that are told apart; an update from yet another one is added whole."""
 MOST_COLUMNS: Final = 1024
@@ -30,7 +32,7 @@ MOST_COLUMNS: Final = 1024
 class InnovationSum:
     """A running Σ wᵢ·Δᵢ of one module.
 
-    Exact sums are a LowRankSum, with its promise.  Sketched ones are exact in the linear parts and use a RangeSketch
+    Exact sums are a LowRankSum, with its promise.  Sketched ones are exact in the linear parts and use a RangeFinder
     for the rest; its measured error is noted in the module's `errors`.
     """
 
@@ -39,7 +41,7 @@ class InnovationSum:
         self._shared: list[SharedStart] = []
         limit = min(max(CHUNK_COLUMNS, min(module.shape) // 2), MOST_COLUMNS)
         self._exact = LowRankSum(module.shape, limit=limit)
-        self._sketch: RangeSketch | None = None
+        self._finder: RangeFinder | None = None
 
     def add(self, trained: LowRank, start: LowRank, weight: float) -> None:
         """Add weight times what training changed; *start* may be of rank 0."""
@@ -60,10 +62,9 @@ class InnovationSum:
             self._add_term(shared.flushed())
             terms += [term.times(weight) for term in shared.linear()]
         terms += self._exact.scaled(weight)
-        if self._sketch is not None:
-            found = self._sketch.found()
-            terms.append(found.low_rank.times(weight))
-            self._module.errors.append(found.error * abs(weight))
+        if self._finder is not None:
+            terms.append(self._finder.found().times(weight))
+            self._module.errors.append(sum(self._finder.dropped) * abs(weight))
         return terms
 
     def _start_of(self, trained: LowRank, start: LowRank) -> "SharedStart | None":
@@ -75,8 +76,7 @@ class InnovationSum:
                 return shared
         if len(self._shared) == MOST_STARTS:
             return None
-        exact = np.dtype(np.float64) if self._module.exact else np.result_type(trained.b, trained.a, start.b, start.a)
-        self._shared.append(SharedStart(trained, start, exact))
+        self._shared.append(SharedStart(trained, start, self._module))
         return self._shared[-1]
 
     def _add_term(self, term: LowRank) -> None:
@@ -86,28 +86,29 @@ class InnovationSum:
         if self._module.exact:
             self._exact.add(term)
             return
-        if self._sketch is None:
+        if self._finder is None:
             columns = self._module.rank + OVERSAMPLING
-            dtype = np.result_type(term.b, term.a)
-            self._sketch = RangeSketch(self._module.shape, columns=columns, seed=self._module.seed, dtype=dtype)
-        self._sketch.add(term.b * term.b.dtype.type(term.scale), term.a)
+            self._finder = RangeFinder(self._module.shape, columns=columns, seed=self._module.seed)
+        self._finder.merge(term.b, term.a)
 
 
 @final
 class SharedStart:
     """Updates of one module from one start: the sums of their linear parts, and the products that wait."""
 
-    def __init__(self, trained: LowRank, start: LowRank, dtype: np.dtype[np.floating]) -> None:
+    def __init__(self, trained: LowRank, start: LowRank, module: Module) -> None:
         self._start = start
         self._scale = trained.scale
         self._rank = trained.rank
         d, k = trained.shape
-        self._dtype = dtype
-        size = max(1, BATCH_COLUMNS // max(1, self._rank))
-        self._b: Array = np.empty((d, size, self._rank), self._dtype)
-        self._a: Array = np.empty((size, self._rank, k), self._dtype)
+        own = np.result_type(trained.b, trained.a, start.b, start.a)
+        self._dtype = np.dtype(np.float64) if module.exact else own
+        fitting = BATCH_COLUMNS if module.exact else STACK_BYTES // ((d + k) * own.itemsize)
+        self._size = max(1, min(fitting // max(1, self._rank), module.count or fitting))
+        self._b: Array = np.empty((self._size * self._rank, d), self._dtype)
+        self._a: Array = np.empty((self._size * self._rank, k), self._dtype)
         self._weights: list[float] = []
-        self._sum_b: Floats = np.zeros((d, self._rank))
+        self._sum_b: Floats = np.zeros((self._rank, d))
         self._sum_a: Floats = np.zeros((self._rank, k))
 
     def same(self, trained: LowRank, start: LowRank) -> bool:
@@ -122,36 +123,38 @@ class SharedStart:
     @property
     def full(self) -> bool:
         """Whether no other update fits before a flush."""
-        return len(self._weights) == self._b.shape[1]
+        return len(self._weights) == self._size
 
     def add(self, trained: LowRank, weight: float) -> None:
         """Take one update in."""
-        place = len(self._weights)
+        place = len(self._weights) * self._rank
+        rows = slice(place, place + self._rank)
         if self._start.rank:
-            np.subtract(trained.b, self._start.b, out=self._b[:, place], dtype=self._dtype)
-            np.subtract(trained.a, self._start.a, out=self._a[place], dtype=self._dtype)
+            np.subtract(trained.b.T, self._start.b.T, out=self._b[rows], dtype=self._dtype)
+            np.subtract(trained.a, self._start.a, out=self._a[rows], dtype=self._dtype)
         else:
-            self._b[:, place] = trained.b
-            self._a[place] = trained.a
+            self._b[rows] = trained.b.T
+            self._a[rows] = trained.a
         self._weights.append(weight * self._scale)
 
     def flushed(self) -> LowRank:
         """Return the waiting Σ w·s·b·a as one product, and add the linear parts to their sums."""
-        count = len(self._weights)
-        weights = np.repeat(np.array(self._weights), self._rank).astype(self._dtype)
-        b = self._b[:, :count].reshape(len(self._b), count * self._rank) * weights
-        a = self._a[:count].reshape(count * self._rank, self._a.shape[2]).copy()
+        weights = np.array(self._weights)
+        columns = len(weights) * self._rank
+        b, a = self._b[:columns], self._a[:columns]
+        if self._start.rank and columns:
+            each = np.kron(weights, np.eye(self._rank)).astype(self._dtype)
+            self._sum_b += each @ b
+            self._sum_a += each @ a
         self._weights.clear()
-        if self._start.rank and count:
-            each = np.tile(np.eye(self._rank, dtype=self._dtype), (count, 1))
-            self._sum_b += b @ each
-            self._sum_a += (each.T * weights) @ a
-        used = b.any(axis=0) & a.any(axis=1)
-        return LowRank(b, a) if used.all() else LowRank(b[:, used], a[used])
+        used = b.any(axis=1) & a.any(axis=1)
+        b, a = (b, a) if used.all() else (b[used], a[used])
+        b *= np.repeat(weights, self._rank).astype(self._dtype)[used, None]
+        return LowRank(b.T, a)
 
     def linear(self) -> Sequence[LowRank]:
         """Return b̄·A₀ and B₀·ā, of the weighted sums of what was flushed."""
         if not self._start.rank:
             return ()
-        pairs = ((self._sum_b, self._start.a), (self._start.b, self._sum_a))
+        pairs = ((self._sum_b.T, self._start.a), (self._start.b, self._sum_a))
         return [LowRank(b, a) for b, a in pairs if b.any() and a.any()]

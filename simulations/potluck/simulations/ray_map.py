@@ -1,0 +1,62 @@
+"""The passes of a large round as Ray tasks, on a laptop or a cluster."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar, final
+
+import ray
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RayMap:
+    """Runs the passes of `aggregate` as Ray tasks; hand it over as `mapped`.
+
+    A task is one module (or a few) of all updates, so what travels is a description of the round, and back come that
+    module's next master and inner products.  Results are taken in the order of the modules and added in that order,
+    and every task uses one BLAS thread as the local pass does, so the bits are those of a round without Ray on the
+    same kind of machine.  The updates must be readable where the tasks run: StoredUpdates over a shared folder.
+    """
+
+    in_flight: int
+    """Tasks that may run or wait at a time; bounds what the results of finished ones hold."""
+
+    def __call__(self, task: Callable[[Block], Result], blocks: Iterable[Block], /) -> Iterator[Result]:
+        """Yield task(block) for every block, in their order."""
+        shipped = ray.put(task)
+        running: deque[ray.ObjectRef] = deque()
+        for block in blocks:
+            if len(running) >= self.in_flight:
+                yield ray.get(running.popleft())
+            running.append(_run.remote(shipped, block))
+        while running:
+            yield ray.get(running.popleft())
+
+
+@ray.remote(num_cpus=1)
+def _run(task: Callable[[Block], Result], block: Block) -> Result:
+    return task(block)
+
+
+@contextmanager
+def ray_map(address: str | None = None) -> Iterator[RayMap]:
+    """Connect to the Ray cluster at *address*, or start one on this machine; end what was started.
+
+    Raises:
+        ConnectionError: nothing answers at *address*.
+    """
+    env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address=address, runtime_env={"env_vars": env}, include_dashboard=False, log_to_driver=False
+    ) if address else ray.init(runtime_env={"env_vars": env}, include_dashboard=False, log_to_driver=False)
+    try:
+        yield RayMap(in_flight=2 * max(1, int(ray.cluster_resources().get("CPU", 1))))
+    finally:
+        ray.shutdown()
