@@ -1,9 +1,8 @@
 """How a hostile update is put together from the honest ones.
 
-`combination` is exact in the products: its innovation is a weighted sum of the honest innovations, kept as stacked
-factors.  Where all honest updates leave the same public factor alone, the sum goes into the other factor, at the rank
-that everybody trains.  Stacked factors have more columns than a coordinator's intake lets through, so such an attack
-is an upper bound on what a client can really do.
+`combination` is exact in the products: its innovation is a weighted sum of the honest innovations.  Where both factors
+train it needs more columns than a coordinator's intake lets through, so it is an upper bound on what a client can
+really do; where one factor is public, it has the rank that everybody trains.
 
 `entrywise` works on the entries of the trained factors, taken from the common start, at the honest rank and in the
 honest shape.  A deviation σ per entry belongs to the start's basis: in another gauge it is another σ.  Where both
@@ -29,30 +28,26 @@ MAX_GAMMA: Final = 2.0**30
 def combination(honest: Sequence[Update], weights: Floats) -> Update:
     """Return an update whose innovation is Σ wᵢ·Δᵢ, exactly.
 
-    Per module: where all keep the same A (or the same B), from one start, the sum of the other factor's moves, at the
-    honest rank; else the start and the weighted innovations side by side.
+    With the moves bᵢ and aᵢ from the start (B, A), b = Σ wᵢ·bᵢ and a = Σ wᵢ·aᵢ, the trained product is
+    (B + b)·(A + a) and beside it Σ wᵢ·bᵢ·aᵢ − b·a, which is nothing where one factor is public.
+
+    Raises:
+        BadUpdate: the honest updates do not start from the same factors, or have other ranks than the start.
     """
     enough("a linear attack", honest, 1)
     trained = {}
     for name in honest[0].trained:
-        terms, start = [update.trained[name] for update in honest], started(honest[0], name)
-        kept_a, kept_b = (all_equal([start, *terms], side) for side in ("a", "b"))
-        if (kept_a or kept_b) and all(same(started(update, name), start) for update in honest):
-            b, a = (np.tensordot(weights, moves(terms, start, side), axes=1) for side in ("b", "a"))
-            trained[name] = shifted(start, b, a, terms[0])
+        terms, start = common(honest, name)
+        each_b, each_a = moves(terms, start, "b"), moves(terms, start, "a")
+        b, a = np.tensordot(weights, each_b, axes=1), np.tensordot(weights, each_a, axes=1)
+        if each_b.any() and each_a.any():
+            used = np.flatnonzero(weights)
+            columns = [start.b + b, -b, *(weights[i] * each_b[i] for i in used)]
+            rows = [start.a + a, a, *(each_a[i] for i in used)]
+            trained[name] = LowRank(np.concatenate(columns, axis=1), np.concatenate(rows, axis=0), start.scale)
         else:
-            trained[name] = stack(start, [update.innovation_of(name) for update in honest], weights)
+            trained[name] = shifted(start, b, a, terms[0])
     return sent(honest, trained)
-
-
-def stack(start: LowRank, innovations: Sequence[LowRank], weights: Floats) -> LowRank:
-    """Return start + Σ wᵢ·Δᵢ as one pair of factors of the start's scale, its columns first."""
-    terms = [term.times(weight / start.scale) for term, weight in zip(innovations, weights, strict=True) if weight]
-    return LowRank(
-        np.concatenate([start.b, *(term.b * term.scale for term in terms)], axis=1),
-        np.concatenate([start.a, *(term.a for term in terms)], axis=0),
-        start.scale,
-    )
 
 
 def entrywise(honest: Sequence[Update], move: Callable[[Floats], Floats]) -> Update:
@@ -78,7 +73,8 @@ def largest_gamma(honest: Sequence[Update]) -> float:
     parts: tuple[dict[str, LowRank], ...] = ({}, {}, {})
     for name in honest[0].trained:
         terms, start = common(honest, name)
-        (b, b_std), (a, a_std) = ((m.mean(axis=0), m.std(axis=0, ddof=1)) for m in both(terms, start))
+        each = (moves(terms, start, side) for side in ("b", "a"))
+        (b, b_std), (a, a_std) = ((moved.mean(axis=0), moved.std(axis=0, ddof=1)) for moved in each)
         middle = LowRank(start.b + b, start.a + a, start.scale)
         parts[0][name] = difference(middle, start)
         # s·(B − γσ_B)·(A − γσ_A) = s·B·A − γ·s·(σ_B·A + B·σ_A) + γ²·s·σ_B·σ_A, at the mean (B, A).
@@ -136,11 +132,6 @@ def started(update: Update, name: str) -> LowRank:
 def moves(terms: Sequence[LowRank], start: LowRank, side: str) -> Floats:
     """Return how far each of the *terms* moved the factor *side* from *start*, (n, …) float64."""
     return np.stack([getattr(term, side).astype(np.float64) - getattr(start, side) for term in terms])
-
-
-def both(terms: Sequence[LowRank], start: LowRank) -> tuple[Floats, Floats]:
-    """Return the moves of B and of A."""
-    return moves(terms, start, "b"), moves(terms, start, "a")
 
 
 def shifted(start: LowRank, b: Floats, a: Floats, like: LowRank) -> LowRank:
