@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from potluck.aggregation import LowRank, decode, deltas, encode, from_tensors, start
+from potluck.aggregation import CODECS, LowRank, decode, deltas, encode, from_tensors, start
 from potluck.coordinator.checkpoints import TRUSTED
 from potluck.wire.channels import PROTOCOL, pinned_channel
 from potluck.wire.chunks import CHUNK_BYTES, crc32
@@ -43,7 +43,7 @@ def recipe(**tables: Mapping[str, object]) -> Recipe:
         "run": {"name": "small", "purpose": "to be tested"},
         "model": {"base": "nobody/nothing", "digest": "ab" * 32, "licence": "MIT", "modules": MODULES},
         "adapter": {"rank": 2, "alpha": 4.0, "targets": ["q_proj"]},
-        "aggregation": {"cohort": 3, "minimum": 2, "deadline_s": 60.0},
+        "aggregation": {"cohort": 3, "minimum": 2, "deadline_s": 60.0, "weights": ["examples", "staleness"]},
         "codec": {"name": "fp32"},
         "limits": {"poll_min_s": 0.02, "poll_max_s": 1.0, "lease_s": 60.0},
     }
@@ -222,7 +222,7 @@ class Volunteer:
             )
             for name, term in sorted(before.items())
         }
-        return encode(deltas(after, before, moves), self.recipe.codec.name)
+        return self.recipe.codec.choose(tuple(CODECS)).encode(deltas(after, before, moves))
 
     def upload(self, reply: work_pb2.OfferReply, data: bytes, *, chunk: int = CHUNK_BYTES) -> None:
         """Send what is missing of *data*."""

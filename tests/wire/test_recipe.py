@@ -1,5 +1,6 @@
 """A recipe says exactly what it means, or says what is wrong with it."""
 
+import hashlib
 import json
 import tomllib
 import tracemalloc
@@ -125,6 +126,108 @@ def test_a_module_range_is_counted_before_it_is_made(tmp_path: Path):
     tracemalloc.stop()
 
     assert peak < 10_000_000
+
+
+def told_by(**aggregation: object) -> str:
+    """Return a recipe as a coordinator offers it, with that table [aggregation]."""
+    whole = json.loads(Recipe.parse(json.dumps(TABLES)).to_json())
+    whole["aggregation"] |= aggregation
+    return json.dumps(whole, sort_keys=True, separators=(",", ":"))
+
+
+TABLES = {"run": {"name": "small"}, "model": {"base": "somebody/some-model"}}
+NEWER = {"rule": "from_2031", "weights": ["quorum"], "outer": "sideways", "committee": {"size": 3, "of": ["a", "b"]}}
+
+
+def test_a_client_reads_a_recipe_whose_way_of_combining_it_is_too_old_to_know():
+    """It needs none of it; and its consent must name the digest that the coordinator has."""
+    text = told_by(**NEWER)
+
+    recipe = Recipe.offered(text)
+
+    assert recipe.to_json() == text
+    assert recipe.digest() == hashlib.sha256(text.encode()).digest()
+    assert recipe.moves(0) == recipe.moves(1) == "both"
+    assert (recipe.init, recipe.master_rank) == ("continue", 32)
+
+
+@pytest.mark.parametrize("key", NEWER)
+def test_whoever_hosts_must_know_how_to_combine(key: str):
+    with pytest.raises(UnknownName):
+        Recipe.parse(told_by(**{key: NEWER[key]}))
+
+
+def test_what_a_client_does_itself_it_must_know_all_of():
+    whole = json.loads(told_by())
+    whole["training"]["half_speed"] = True
+
+    with pytest.raises(UnknownName, match=r"training\.half_speed"):
+        Recipe.offered(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "updates", "f"),
+    [(0.2, 4, 0), (0.2, 5, 1), (0.2, 9, 1), (0.2, 10, 2), (0.29, 100, 29), (0.0, 50, 0), (0.49, 3, 1)],
+)
+def test_the_share_of_hostile_updates_is_rounded_down_to_a_number(hostile: float, updates: int, f: int):
+    """0.29 · 100 is 28.999999999999996 in binary."""
+    recipe = Recipe.parse(json.dumps(TABLES | {"aggregation": {"hostile": hostile, "weights": ["uniform"]}}))
+
+    assert recipe.pipeline(updates).f == f
+
+
+@pytest.mark.parametrize("cohort", [*range(1, 31), 64, 65, 1_000])
+def test_the_default_works_with_any_number_of_updates(cohort: int):
+    recipe = Recipe.parse(json.dumps(TABLES | {"aggregation": {"cohort": cohort}}))
+
+    assert recipe.pipeline().weights == ("examples", "staleness", "cap", "norm_bound", "nnm", "geomedian")
+    assert recipe.pipeline().f == cohort // 5
+
+
+BULYAN = {"rule": "bulyan", "hostile": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (BULYAN | {"cohort": 10}, "a round of 10 updates, of which 2 may be hostile, would be refused"),
+        (BULYAN | {"cohort": 10}, "needs at least 11"),
+        (BULYAN | {"mode": "synchronous", "cohort": 11, "minimum": 9}, "a round of 10 updates"),
+        (
+            {"weights": ["uniform", "krum"], "hostile": 0.4, "cohort": 5},
+            "5 updates, of which 2 may be hostile, would be",
+        ),
+        ({"weights": ["examples", "multikrum"]}, "state 10000 examples each, would be refused: the heaviest 1 of 8"),
+        ({"weights": ["examples", "multikrum"]}, "put the weight step 'cap' before it"),
+        ({"weights": ["examples", "fltrust"]}, "compares with training on trusted data, and a coordinator has none"),
+        ({"weights": ["nnm", "examples"]}, "put factors such as 'examples' before every step"),
+        ({"mode": "synchronous", "minimum": 9}, "aggregation.minimum is 9 and cohort is 8"),
+        ({"rule": "fedsa"}, "aggregation.rule is 'fedsa', which needs a B that is there already"),
+        ({"rule": "fedsb"}, "aggregation.rule is 'fedsb', which needs a B that is there already"),
+        ({"hostile": 0.5}, "aggregation.hostile is 0.5"),
+    ],
+)
+def test_a_round_that_would_be_refused_is_refused_before_the_run(table: dict[str, object], words: str):
+    """Rounds that are given up waste what volunteers do; so do those that a single claim can stop."""
+    with pytest.raises(BadSetting) as caught:
+        Recipe.parse(json.dumps(TABLES | {"aggregation": table}))
+
+    assert words in told(caught.value)
+    assert "fix: " in told(caught.value)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        BULYAN | {"cohort": 11},
+        BULYAN | {"mode": "synchronous", "cohort": 9, "minimum": 7},
+        {"weights": ["examples", "cap", "multikrum"]},
+        {"weights": ["examples", "multikrum"], "hostile": 0.0},
+        {"rule": "median", "weights": ["uniform"]},
+    ],
+)
+def test_a_round_that_works_is_let_through(table: dict[str, object]):
+    assert Recipe.parse(json.dumps(TABLES | {"aggregation": table})).pipeline().stages()
 
 
 def fields(model: type[BaseModel], path: str = "") -> list[tuple[str, str | None]]:

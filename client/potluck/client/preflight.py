@@ -209,7 +209,7 @@ def check_recipe(found: Preflight) -> Iterator[Check]:
     if found.about is None:
         return
     try:
-        recipe = Recipe.parse(found.about.recipe_json)
+        recipe = Recipe.offered(found.about.recipe_json)
         recipe.modules()
     except PotluckError as error:
         yield _error("recipe", error)

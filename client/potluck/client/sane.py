@@ -24,5 +24,5 @@ def integer(number: int) -> int:
 
 def largest_adapter(recipe: Recipe) -> int:
     """Return how many bytes the run's shared adapter can have: float32 factors at the master's rank, and a header."""
-    rank = recipe.pipeline().rank or 0
+    rank = recipe.master_rank
     return FLOAT32_BYTES * rank * sum(d + k for d, k in recipe.modules().values()) + SLACK_BYTES

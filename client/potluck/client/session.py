@@ -125,7 +125,7 @@ class Session:
             outbox=self._outbox,
             identity=identity_at(self._home.key),
             membership=membership,
-            recipe=Recipe.parse(membership.recipe_json),
+            recipe=Recipe.offered(membership.recipe_json),
             trainer=self._trainer,
             clock=self._around.clock,
             rng=self._rng,

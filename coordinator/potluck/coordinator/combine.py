@@ -152,7 +152,7 @@ def _compute(site: Site, number: int) -> Made:
     recipe = site.plan.recipe
     with _one_thread():
         inputs = Inputs(site, rows, versions, parent.version)
-        result = aggregate(inputs, before.master, recipe.pipeline(), before.state)
+        result = aggregate(inputs, before.master, recipe.pipeline(len(rows)), before.state)
         checkpoint = Checkpoint(result.master, result.state).to_bytes()
         adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
     site.on_step(Step.COMPUTE, When.AFTER)

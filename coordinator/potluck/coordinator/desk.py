@@ -102,7 +102,7 @@ class Desk:
                 store=store,
                 keys=open_keys(folders.keys, used.now_s()),
                 run_id=run.run_id,
-                plan=plan_of(Recipe.parse(run.recipe_json)),
+                plan=plan_of(Recipe.offered(run.recipe_json)),
                 clock=used,
                 on_step=no_step,
                 fence=None,

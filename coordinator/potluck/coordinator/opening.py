@@ -182,7 +182,7 @@ def _change_recipe(books: Books, old: str, new: str) -> None:
     Raises:
         OtherRecipe: they do not; every difference that is in the way is named.
     """
-    recipes = [Recipe.parse(text) for text in (old, new)]
+    recipes = [Recipe.offered(old), Recipe.parse(new)]  # another version may have made the old one
     before, after = (recipe.model_dump(mode="json") for recipe in recipes)
     changed = sorted(_differences(before, after))
     barred = [name for name in changed if any(name == key or name.startswith(f"{key}.") for key in FROZEN)]

@@ -13,18 +13,20 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 
 from potluck.aggregation import Pipeline, scaling
 from potluck.aggregation.errors import BadSetting
+from potluck.aggregation.pipeline import REBASING
 from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.tensors import Moves, moves_at
+from potluck.wire.aggregating import OFFERED, Aggregation, theirs
 from potluck.wire.codecs import Codec
-from potluck.wire.settings import Settings
+from potluck.wire.settings import Line, Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
-Line = Annotated[str, StringConstraints(max_length=400)]
 HexDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.{}]{1,200}$")]
 Sides = tuple[Annotated[int, Field(gt=0, le=1 << 20)], Annotated[int, Field(gt=0, le=1 << 20)]]
@@ -141,34 +143,6 @@ class Training(Settings):
 
 
 @final
-class Aggregation(Settings):
-    """The table [aggregation]: how updates become the next version."""
-
-    rule: str = "mean"
-    """How updates are combined, a key of potluck.aggregation.AGGREGATORS."""
-    weights: tuple[str, ...] = ("examples", "staleness")
-    """What an update weighs, keys of potluck.aggregation.WEIGHTS, multiplied in order."""
-    outer: str = "fedavg"
-    """How the combined change moves the master, a key of potluck.aggregation.OUTER."""
-    settings: dict[Line, float] = Field(default_factory=dict)
-    """Settings of the rule, the weights and the outer step, such as {eta = 0.7, mu = 0.9}."""
-    mode: Literal["asynchronous", "synchronous"] = "asynchronous"
-    """Whether a round closes as soon as enough updates are in, or works with a chosen cohort and a deadline."""
-    cohort: Annotated[int, Field(gt=0, le=100_000)] = 8
-    """Updates that close a round."""
-    minimum: PositiveInt = 2
-    """Synchronous: updates that must be in at the deadline, or the round is abandoned."""
-    over_selection: Annotated[float, Field(ge=1, le=3)] = 1.3
-    """Synchronous: leases granted for each update wanted."""
-    deadline_s: PositiveFloat = 3_600.0
-    """Synchronous: seconds from a round's first lease to its end."""
-    max_staleness: NonNegativeInt = 5
-    """Versions that an update's start may lie behind and still count."""
-    master_rank: Annotated[int, Field(ge=0, le=1_024)] = 0
-    """Rank of the shared adapter; 0 means four times the volunteers' rank."""
-
-
-@final
 class Privacy(Settings):
     """The table [privacy]: protections beyond data staying where they are."""
 
@@ -248,17 +222,16 @@ class Recipe(Settings):
     """Sizes and rates."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        self.pipeline()
-        if self.aggregation.minimum > self.aggregation.cohort and self.aggregation.mode == "synchronous":
-            raise BadSetting(
-                f"aggregation.minimum is {self.aggregation.minimum} and cohort is {self.aggregation.cohort}",
-                fix="set minimum to at most cohort",
-            )
+    def _can_be_combined(self, info: ValidationInfo) -> Self:
+        if not theirs(info):
+            self.pipeline()
+            self.aggregation.check(self.admission.max_examples)
         return self
 
     @model_validator(mode="after")
-    def _rule_and_start_fit(self) -> Self:
+    def _rule_and_start_fit(self, info: ValidationInfo) -> Self:
+        if theirs(info):
+            return self
         rule, adapter, pipeline = self.aggregation.rule, self.adapter, self.pipeline()
         trains = pipeline.stages().rule.trains
         if trains in {"a", "core"}:
@@ -299,11 +272,26 @@ class Recipe(Settings):
         """Return the shape (d, k) of every module that gets an adapter, sorted by name."""
         return self.model.expanded()
 
-    def pipeline(self) -> Pipeline:
-        """Return what `potluck.aggregation.aggregate` is to do for this run."""
-        a = self.aggregation
-        rank = a.master_rank or 4 * self.adapter.rank
-        return Pipeline(rule=a.rule, weights=a.weights, outer=a.outer, rank=rank, settings=dict(a.settings))
+    @classmethod
+    def offered(cls, text: str | bytes) -> Self:
+        """Read the recipe that a coordinator offers, as strictly as parse but for the table [aggregation].
+
+        How updates are combined is the coordinator's work; a rule or a setting of it that this program is too old to
+        know is no reason to stay away.  What is unknown is kept, so the digest is the coordinator's.
+
+        Raises:
+            BadSetting, UnknownName: as parse does.
+        """
+        return cls.parse(text, context=OFFERED)
+
+    @property
+    def master_rank(self) -> int:
+        """Columns of the shared adapter per module, at the most."""
+        return self.aggregation.master_rank or 4 * self.adapter.rank
+
+    def pipeline(self, updates: int | None = None) -> Pipeline:
+        """Return what `potluck.aggregation.aggregate` is to do with a round of so many *updates*, or of a cohort."""
+        return self.aggregation.pipeline(self.master_rank, self.aggregation.cohort if updates is None else updates)
 
     @property
     def init(self) -> str:
@@ -311,10 +299,9 @@ class Recipe(Settings):
 
         That is adapter.init, except that "continue" takes the factors as they are of a rule that trains one of them.
         """
-        pipeline = self.pipeline()
-        if self.adapter.init != "continue" or pipeline.stages().rule.trains == "both":
+        if self.adapter.init != "continue" or self.aggregation.trains == "both":
             return self.adapter.init
-        return "keep" if pipeline.keeps_basis else "orthonormal"
+        return "orthonormal" if self.aggregation.rule in REBASING else "keep"
 
     @property
     def any_start(self) -> bool:
@@ -330,7 +317,7 @@ class Recipe(Settings):
 
     def moves(self, version: int) -> Moves:
         """Return which factors volunteers who start from *version* train, and send; the other one is frozen."""
-        return moves_at(self.pipeline().stages().rule.trains, version)
+        return moves_at(self.aggregation.trains, version)
 
     def to_json(self) -> str:
         """Return the one JSON text of this recipe: sorted keys, no spaces, defaults written out."""

@@ -6,15 +6,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from potluck.aggregation.errors import BadSetting, PotluckError, UnknownName
 
 if TYPE_CHECKING:  # a type of pydantic's core, only named in an annotation
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
+
+Line = Annotated[str, StringConstraints(max_length=400)]
+"""A short text in a settings file."""
 
 
 class Settings(BaseModel):
@@ -49,15 +52,15 @@ class Settings(BaseModel):
         return cls.parse(json.dumps(table, default=str))
 
     @classmethod
-    def parse(cls, text: str | bytes) -> Self:
-        """Read JSON, from a file or off the wire.
+    def parse(cls, text: str | bytes, *, context: Mapping[str, Any] | None = None) -> Self:
+        """Read JSON, from a file or off the wire; validators see *context*.
 
         Raises:
             BadSetting: a value of the wrong type, or out of range.  All other findings are in its notes.
             UnknownName: a key that no setting has.
         """
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text, context=context)
         except ValidationError as error:
             first, *others = (_explained(cls, details) for details in error.errors())
             for other in others:
