@@ -57,13 +57,12 @@ class PaddedFold:
 
     def add(self, part: Part) -> None:
         self._starts.add(part)
-        weight = part.weight * part.trained.norm()
-        wide = max(part.trained.rank, self._b.shape[1])
-        sums, (b, a) = LowRank(self._b, self._a), padded(part.trained, wide, scale=1.0)
-        self._b, self._a = padded(sums, wide, scale=1.0)
-        self._b += weight * b
-        self._a += weight * a
-        self._scale = part.trained.scale
+        trained, weight = part.trained, part.weight * part.trained.norm()
+        if trained.rank > self._b.shape[1]:
+            self._b, self._a = padded(LowRank(self._b, self._a), trained.rank, scale=1.0)
+        self._b[:, : trained.rank] += weight * trained.b.astype(np.float64)
+        self._a[: trained.rank] += weight * trained.a.astype(np.float64)
+        self._scale = trained.scale
         self._norms += weight
         self._share += part.weight
 
