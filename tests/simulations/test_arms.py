@@ -10,13 +10,14 @@ import pytest
 
 from commands import environment, notes, recipe_text
 from potluck.aggregation import LowRank
+from potluck.client.starts import begun
 from potluck.client.training.adapters import attach, factors, mount
 from potluck.client.training.bases import Base, load, pick_device, pick_dtype, resolve
 from potluck.client.training.batches import make
 from potluck.client.training.completing import completed
 from potluck.client.training.evaluate import held_out_loss
 from potluck.client.training.export import write_peft
-from potluck.client.training.local import begun, texts_of
+from potluck.client.training.local import texts_of
 from potluck.client.training.loop import train
 from potluck.client.work import Job
 from potluck.simulations.arms import Arms, measure

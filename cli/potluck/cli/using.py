@@ -13,12 +13,13 @@ from potluck.cli.report import say, show
 from potluck.client.home import Home
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.readers import Part
+from potluck.client.starts import adapter_at
 from potluck.client.training import bases
 from potluck.client.training.adapters import mount
 from potluck.client.training.export import CONFIG, read_peft, write_merged, write_peft
 from potluck.client.training.generate import Sampling, reply
 from potluck.client.training.gguf_lora import write_gguf
-from potluck.client.training.local import adapter_at, base_of
+from potluck.client.training.local import base_of
 from potluck.wire.recipe import Recipe
 
 FORMATS: Final = ("peft", "merged", "gguf")
@@ -106,7 +107,7 @@ def shared_adapter(folder: Path | None, *, quiet: bool) -> Shared:
             f"{member.run_name!r} has no shared adapter here yet",
             fix="let `potluck join` run until the first version is there, or name a release: --adapter FOLDER",
         )
-    recipe = Recipe.parse(member.recipe_json)
+    recipe = Recipe.offered(member.recipe_json)
     adapter = adapter_at(home.blob(shared.digest), recipe)
     return Shared(base_of(recipe, home.cache, told), adapter, f"{member.run_name} version {shared.version}")
 

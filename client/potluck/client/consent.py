@@ -8,7 +8,6 @@ from typing import Final, final
 
 import numpy as np
 
-from potluck.aggregation import encode
 from potluck.aggregation.tensors import MOVING
 from potluck.client.identity import display
 from potluck.wire.recipe import Recipe
@@ -137,12 +136,13 @@ def update_bytes(recipe: Recipe) -> int:
     rng = np.random.default_rng(0)
     even, odd = _numbers(recipe)
     names = Manifest.of(recipe, int(odd > even)).entries
-    bare = len(encode({name: rng.standard_normal(1, dtype=np.float32) for name, _ in names}, recipe.codec.name))
+    packing = recipe.codec.choose((recipe.codec.name,))
+    bare = len(packing.encode({name: rng.standard_normal(1, dtype=np.float32) for name, _ in names}))
+    typical = min(SAMPLE, max(2, max(even, odd) // len(names)))  # of one tensor: each is compressed by itself
     one, many = (
-        len(encode({"sample": rng.standard_normal(count, dtype=np.float32)}, recipe.codec.name))
-        for count in (1, SAMPLE)
+        len(packing.encode({"sample": rng.standard_normal(count, dtype=np.float32)})) for count in (1, typical)
     )
-    return bare + round((max(even, odd) - len(names)) * (many - one) / (SAMPLE - 1))
+    return bare + round((max(even, odd) - len(names)) * (many - one) / (typical - 1))
 
 
 def too_large(recipe: Recipe) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, final
 
-from potluck.aggregation import encode
 from potluck.aggregation.errors import BadTensor
 from potluck.client.events import Phase, Progressed
 from potluck.client.home import store
 from potluck.client.records import Sealed, Task
 from potluck.client.renewals import SOON, Renewals
+from potluck.client.sealing import packed
 from potluck.client.station import Station
 from potluck.client.tasks import Event, TaskState
 from potluck.client.work import Job, Stride, Trained, Word
@@ -113,7 +113,7 @@ class Making:
         """Encode, check, put the bytes on the disk, and only then say that they are there."""
         station = self._station
         station.manifest(task.terms.version).check(trained.deltas)
-        data = encode(trained.deltas, station.recipe.codec.name)
+        data, left = packed(station, self._job(task), trained.deltas)
         if len(data) > task.terms.max_update_bytes:
             raise BadTensor(
                 f"the update has {len(data)} bytes, and the coordinator takes {task.terms.max_update_bytes}",
@@ -130,7 +130,7 @@ class Making:
         )
         store(data, station.home.blob(sealed.digest))
         with station.entering(task.terms, TaskState.OFFERING):
-            station.outbox.seal(task.lease_id, sealed)
+            station.outbox.seal(task.lease_id, sealed, left)
 
     def _job(self, task: Task) -> Job:
         """Return what the trainer is to do; the same after a restart."""

@@ -40,6 +40,16 @@ class Sealed:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What a codec left out of an update; its numbers are the file blobs/<digest in hex>."""
+
+    fit: bytes  # SHA-256 of the module shapes, rank, scale and init that it belongs to
+    digest: bytes  # SHA-256 of the deltas, as fp32
+    basis: bytes  # SHA-256 of the start that they are deltas from, as fp16
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What a lease asks for; never changes."""
 

@@ -123,6 +123,7 @@ class Station:
         needed = {task.terms.adapter_digest.hex() for task in open_tasks}
         needed |= set() if shared is None else {shared.digest.hex()}
         needed |= {task.sealed.digest.hex() for task in open_tasks if task.sealed is not None}
+        needed |= {digest.hex() for digest in self.outbox.residuals.digests()}
         for path in self.home.blobs.iterdir():
             if path.name.removesuffix(".partial") not in needed:
                 path.unlink()

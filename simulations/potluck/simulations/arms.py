@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from potluck.client.readers import Part
+from potluck.client.starts import begun
 from potluck.client.training import bases
 from potluck.client.training.adapters import attach, detach, mount
 from potluck.client.training.batches import make
 from potluck.client.training.evaluate import held_out_loss
 from potluck.client.training.export import read_peft
 from potluck.client.training.generate import Sampling, reply
-from potluck.client.training.local import base_of, begun, texts_of
+from potluck.client.training.local import base_of, texts_of
 from potluck.client.training.loop import train
 from potluck.client.work import Job, Stride, Word
 from potluck.wire.recipe import Recipe

@@ -18,12 +18,13 @@ from transformers import LlamaForCausalLM
 from potluck.aggregation import LowRank, broadcast, encode, from_deltas, start, to_tensors
 from potluck.aggregation.errors import BadTensor
 from potluck.client.data import NoData
+from potluck.client.starts import adapter_at, begun
 from potluck.client.training.adapters import attach, detach, mount
 from potluck.client.training.bases import Base, load, pick_device, pick_dtype
 from potluck.client.training.completing import completed
 from potluck.client.training.errors import BadBase, NoBase
 from potluck.client.training.evaluate import held_out_loss
-from potluck.client.training.local import LocalTrainer, adapter_at, begun, texts_of
+from potluck.client.training.local import LocalTrainer, texts_of
 from potluck.client.work import Job, Stride, Trained, Trainer, Word
 from potluck.wire.recipe import Recipe
 from potluck.wire.tensors import Manifest

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from potluck.client.errors import BadOutbox
 from potluck.client.outbox.rows import ControlRow, CounterRow, Row
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2  # 2 has the table of residuals
 ONLY: Final = 1  # key of tables that hold one row
 
 
@@ -27,16 +27,18 @@ def begin(connection: Connection) -> None:
 
 
 def lay_out(session: Session, path: Path) -> None:
-    """Make the tables in a new file."""
+    """Make the tables in a new file, and those that an older one lacks."""
     connection = session.connection()
     found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if found not in {0, LAYOUT}:
+    if not 0 <= found <= LAYOUT:
         raise BadOutbox(
             f"{path} has layout {found}, this program knows {LAYOUT}",
             fix="run the version of potluck that made it, or update potluck",
         )
+    if found == LAYOUT:
+        return
+    Row.metadata.create_all(connection)
     if found == 0:
-        Row.metadata.create_all(connection)
         session.execute(insert(CounterRow).values(id=ONLY, seqno=0, sent=0, received=0))
         session.execute(insert(ControlRow).values(id=ONLY, paused=False, finish=False, leave=False))
-        connection.exec_driver_sql(f"PRAGMA user_version = {LAYOUT}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {LAYOUT}")

@@ -2,11 +2,12 @@
 
 from typing import Any, final
 
-from sqlalchemy import inspect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from potluck.client.errors import BadOutbox
 from potluck.client.records import KeptReceipt, Membership, Now, Sealed, Task, Terms
-from potluck.client.tasks import MembershipState, TaskState
+from potluck.client.tasks import Event, MembershipState, TaskState, after
 
 _TERMS = tuple(Terms.__dataclass_fields__)
 _SEALED = tuple(Sealed.__dataclass_fields__)
@@ -64,6 +65,20 @@ class TaskRow(Row):
     tokens: Mapped[int | None]
     loss_before: Mapped[float | None]
     loss_after: Mapped[float | None]
+
+
+@final
+class ResidualRow(Row):
+    """What a codec left out of an update.  Free where neither lease is named."""
+
+    __tablename__ = "residuals"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    fit: Mapped[bytes]
+    digest: Mapped[bytes]
+    basis: Mapped[bytes]
+    taken_by: Mapped[bytes | None]  # the lease whose update carries it
+    made_by: Mapped[bytes | None]  # the lease whose update left it out
 
 
 @final
@@ -169,3 +184,20 @@ def receipt_of(row: ReceiptRow) -> KeptReceipt:
 def now_of(row: NowRow) -> Now:
     """Return *row* as a plain value."""
     return Now(row.pid, row.activity, tuple(row.reasons.split()), row.next_check_in_unix_s, row.written_unix_s)
+
+
+def task_row(session: Session, lease_id: bytes) -> TaskRow:
+    """Return the row of a lease."""
+    row = session.scalar(select(TaskRow).where(TaskRow.lease_id == lease_id))
+    if row is None:
+        raise BadOutbox(f"no task has the lease {lease_id.hex()}", fix="this is a bug; please report it")
+    return row
+
+
+def moved(row: TaskRow, happened: Event, *, reason: str = "", upload_id: bytes = b"") -> TaskState:
+    """Move *row* along, and return its new state."""
+    state = after(TaskState[row.state], happened)
+    row.state, row.spent_s = state.name, 0.0
+    row.reason = reason or row.reason
+    row.upload_id = upload_id or row.upload_id
+    return state

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from potluck.client.errors import BadOutbox, DiskFull, NotJoined, StillHolds
 from potluck.client.outbox.layout import ONLY, begin, lay_out, prepare
+from potluck.client.outbox.residuals import COUNTED, Residuals, forget, settle, take
 from potluck.client.outbox.rows import (
     ControlRow,
     CounterRow,
@@ -26,12 +27,14 @@ from potluck.client.outbox.rows import (
     SharedRow,
     TaskRow,
     membership_of,
+    moved,
     now_of,
     receipt_of,
     task_of,
+    task_row,
 )
-from potluck.client.records import Control, KeptReceipt, Membership, Now, Sealed, Shared, Task, Terms, Traffic
-from potluck.client.tasks import TERMINAL, Event, MembershipState, Step, TaskState, after, membership_after
+from potluck.client.records import Control, KeptReceipt, Left, Membership, Now, Sealed, Shared, Task, Terms, Traffic
+from potluck.client.tasks import TERMINAL, Event, MembershipState, Step, TaskState, membership_after
 
 _BUSY_S: Final = 10
 _OPEN: Final = select(TaskRow).where(TaskRow.state.not_in([s.name for s in TERMINAL])).order_by(TaskRow.order)
@@ -126,6 +129,7 @@ class Outbox:
             state = membership_after(MembershipState.UNENROLLED if row is None else MembershipState[row.state], step)
             if row is not None and state is MembershipState.UNENROLLED:
                 session.delete(row)
+                forget(session)
             elif row is not None:
                 row.state, row.pending = state.name, pending
             return state
@@ -147,26 +151,32 @@ class Outbox:
             IllegalEvent: the table of tasks has no such row.
         """
         with self._writing() as session:
-            return _moved(_task_row(session, lease_id), happened, reason=reason, upload_id=upload_id)
+            state = moved(task_row(session, lease_id), happened, reason=reason, upload_id=upload_id)
+            if state is TaskState.ABANDONED:
+                settle(session, lease_id, counted=False)
+            return state
 
-    def seal(self, lease_id: bytes, sealed: Sealed) -> TaskState:
-        """Keep what the fsynced file of the update holds, and move the task to OFFERING, in one transaction."""
+    def seal(self, lease_id: bytes, sealed: Sealed, left: Left | None = None) -> TaskState:
+        """Keep what the fsynced files of the update hold, and move the task to OFFERING, in one transaction."""
         with self._writing() as session:
-            row = _task_row(session, lease_id)
+            row = task_row(session, lease_id)
+            if left is not None:
+                take(session, lease_id, row.run_id, left)
             for name, value in asdict(sealed).items():
                 setattr(row, name, value)
-            return _moved(row, Event.SEALED)
+            return moved(row, Event.SEALED)
 
     def answer(self, lease_id: bytes, receipt: KeptReceipt) -> TaskState:
         """Keep *receipt* and end its task, in one transaction."""
         with self._writing() as session:
             session.merge(ReceiptRow(**asdict(receipt)))
-            return _moved(_task_row(session, lease_id), Event.ANSWERED)
+            settle(session, lease_id, counted=receipt.verdict == COUNTED)
+            return moved(task_row(session, lease_id), Event.ANSWERED)
 
     def spend(self, lease_id: bytes, seconds: float, *, steps: tuple[int, int] | None = None) -> None:
         """Add running time to a task's present state, and say how many steps of how many are done."""
         with self._writing() as session:
-            row = _task_row(session, lease_id)
+            row = task_row(session, lease_id)
             row.spent_s += seconds
             if steps is not None:
                 row.steps_done, row.steps_total = steps
@@ -178,7 +188,7 @@ class Outbox:
             BadOutbox: there is none with that lease.
         """
         with Session(self._engine) as session:
-            return task_of(_task_row(session, lease_id))
+            return task_of(task_row(session, lease_id))
 
     def open_tasks(self) -> tuple[Task, ...]:
         """Return the tasks that are not over, sealed ones first, then oldest first."""
@@ -192,6 +202,11 @@ class Outbox:
             return tuple(
                 task_of(row) for row in session.scalars(select(TaskRow).order_by(TaskRow.order.desc()).limit(limit))
             )
+
+    @property
+    def residuals(self) -> Residuals:
+        """What codecs left out of updates."""
+        return Residuals(self._engine, self._writing)
 
     # -- receipts -----------------------------------------------------------------------------------------------
 
@@ -273,20 +288,3 @@ def joined(outbox: Outbox) -> Membership:
     if membership is None:
         raise NotJoined("this home is a member of no run", fix="join one: potluck join INVITE --data FOLDER")
     return membership
-
-
-def _task_row(session: Session, lease_id: bytes) -> TaskRow:
-    """Return the row of a lease."""
-    row = session.scalar(select(TaskRow).where(TaskRow.lease_id == lease_id))
-    if row is None:
-        raise BadOutbox(f"no task has the lease {lease_id.hex()}", fix="this is a bug; please report it")
-    return row
-
-
-def _moved(row: TaskRow, happened: Event, *, reason: str = "", upload_id: bytes = b"") -> TaskState:
-    """Move *row* along, and return its new state."""
-    state = after(TaskState[row.state], happened)
-    row.state, row.spent_s = state.name, 0.0
-    row.reason = reason or row.reason
-    row.upload_id = upload_id or row.upload_id
-    return state

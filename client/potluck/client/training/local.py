@@ -4,16 +4,15 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, final
 
 import torch
 from peft import PeftModel
 
-from potluck.aggregation import Limits, LowRank, Start, decode, deltas, from_tensors, start
-from potluck.aggregation.errors import BadTensor
+from potluck.aggregation import Start, deltas
 from potluck.client import data
+from potluck.client.starts import begun
 from potluck.client.training import bases
 from potluck.client.training.adapters import attach, detach, factors
 from potluck.client.training.batches import Batches, make
@@ -146,32 +145,6 @@ def base_of(recipe: Recipe, cache: Path, progress: Callable[[str], None] = lambd
 def texts_of(recipe: Recipe, path: Path) -> data.Split:
     """Return the owner's text: the part to train on, and the part to measure with."""
     return data.split(data.read(path, recipe.data.format).samples, recipe.data.held_out, data.SPLIT_SEED)
-
-
-def begun(job: Job) -> Start:
-    """Return what this job's training starts from: trainable factors and the frozen rest.
-
-    Raises:
-        BadTensor: the adapter is damaged or does not fit the recipe.
-    """
-    recipe, modules = job.recipe, job.recipe.modules()
-    published = adapter_at(job.adapter, recipe) if job.adapter is not None else {}
-    settings = recipe.adapter
-    return start(published, modules, init=recipe.init, rank=settings.rank, scale=settings.scale, seed=job.seed)
-
-
-def adapter_at(path: Path, recipe: Recipe) -> dict[str, LowRank]:
-    """Return the shared adapter in the blob at *path*, which is named by its SHA-256: float32, scale 1.
-
-    Raises:
-        BadTensor: the blob is damaged, or larger than the recipe's adapter can be.
-    """
-    modules = recipe.modules()
-    values = sum((d + k) * (recipe.pipeline().rank or 0) for d, k in modules.values())
-    found = path.read_bytes()
-    if sha256(found).hexdigest() != path.name:  # one changed bit would give a start that the coordinator does not know
-        raise BadTensor(f"the shared adapter at {path} is damaged", fix="delete that file; it is downloaded again")
-    return from_tensors(decode(found, limits=Limits(len(found), max_tensors=2 * len(modules), max_values=values)))
 
 
 def measured(model: Any, tokenizer: Any, recipe: Recipe, held_out: tuple[data.Sample, ...]) -> float:  # noqa: ANN401

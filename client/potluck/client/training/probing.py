@@ -18,11 +18,12 @@ import torch
 
 from potluck.aggregation.errors import PotluckError
 from potluck.client import data
+from potluck.client.starts import adapter_at
 from potluck.client.training import bases
 from potluck.client.training.adapters import detach, mount
 from potluck.client.training.errors import OutOfMemory
 from potluck.client.training.evaluate import held_out_loss
-from potluck.client.training.local import adapter_at, base_of
+from potluck.client.training.local import base_of
 from potluck.wire.recipe import Recipe
 
 TOKENS: Final = 16_384
