@@ -50,7 +50,7 @@ def round_for(name: str, rng: np.random.Generator, count: int = 7) -> Round:
     rule: Any = AGGREGATORS[name]()
     before, rounds = random_master(rng, 4), int(rng.integers(0, 4))
     f = 1 if isinstance(rule, Coordinatewise) else 0
-    examples = [int(number) for number in rng.integers(1, 50, count)]
+    examples = [int(number) for number in rng.integers(20, 50, count)]
     if rule.trains in ("a", "b", "alternately"):
         factor = ("b", "a")[rounds % 2] if rule.trains == "alternately" else rule.trains
         pairs = [one_factor(rng, before, factor) for _ in examples]
