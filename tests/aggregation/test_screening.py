@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from ballots import ballot_of, cast, factored, facts
 from potluck.aggregation import BadUpdate, gram
-from potluck.aggregation.screening import CHECKS, Bounds, Weighed, screen, trust
+from potluck.aggregation.screening import CHECKS, Bounds, Weighed, others_cosines, screen, trust
 from potluck.aggregation.sketch import ProductSketch, gram_of_sketches
+from potluck.aggregation.weights.median import geometric_median
 from potluck.aggregation.weights.registry import DEFAULT_DEFENCE
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -142,6 +143,25 @@ def test_copies_are_told_by_an_angle_of_a_ten_thousandth():
     assert found(near, "duplicate", bounds=Bounds(copy_distance=1.0, copy_share=1.01)) == [0, 1, 2, 3, 4]
 
 
+def test_where_all_are_nearly_parallel_a_copy_is_ten_times_nearer_than_usual():
+    """Seven updates 10⁻³ apart and one more: near the first of them, by a share of that."""
+    for share, named in ((0.103, []), (0.097, [0, 7])):
+        rows = np.hstack([np.full((8, 1), np.sqrt(999)), np.eye(8)])
+        turn = np.arccos(1 - share)  # in the plane of what is the first one's own
+        rows[7, 1:] = 0
+        rows[7, [1, 8]] = np.cos(turn), np.sin(turn)
+        apart = 1 - rows @ rows.T / 1000
+        assert (apart[0, 1], apart[0, 7]) == pytest.approx((1e-3, share * 1e-3))
+
+        assert found(rows, "duplicate", bounds=Bounds(copy_distance=1.0)) == named
+
+
+def test_two_updates_are_enough_for_a_copy():
+    assert found(np.array([[1.0, 2.0], [-2.0, -4.0]]), "duplicate") == [0, 1]
+    assert found(np.array([[1.0, 2.0]]), "duplicate") == []
+    assert found(np.array([[1.0, 2.0], [0.0, 0.0]]), "duplicate") == []
+
+
 def test_three_copies_name_each_other():
     rows = honest(np.random.default_rng(0), 9)
     rows[4], rows[6] = 2 * rows[1], rows[1]
@@ -162,6 +182,19 @@ def test_updates_against_the_others_are_named(seed: int, n: int, attack: str):
     rows[:hostile] = {"flip": -mean + noise, "own": -rows[:hostile], "ipm": -0.1 * mean + 0.1 * noise}[attack]
 
     assert found(rows, "cosine") == list(range(hostile))
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.integers(2, 9))
+def test_an_update_has_no_share_in_the_direction_it_is_held_against(seed: int, n: int):
+    units = np.random.default_rng(seed).normal(size=(n, 5)) + 0.5
+    units /= np.linalg.norm(units, axis=1)[:, None]
+    shares = geometric_median(units @ units.T, np.ones(n)).coefficients
+
+    for place, cosine in enumerate(others_cosines(units @ units.T)):
+        others = np.delete(shares, place) @ np.delete(units, place, axis=0)
+        if np.linalg.norm(others) > 1e-6:
+            assert cosine == pytest.approx(units[place] @ others / np.linalg.norm(others), abs=1e-6)
 
 
 def test_nobody_is_against_the_others_where_nobody_agrees():
@@ -185,6 +218,8 @@ def test_the_bound_on_cosines_is_a_quarter_and_four_deviations():
     loose = Bounds(against=0.9)  # the median is 1 and the believed deviation 0.05, so the bound is 0.8
     for cosine, named in ((0.81, []), (0.79, [4])):
         assert found(with_one(cosine), "cosine", bounds=loose) == named
+    for cosine, named in ((0.61, []), (0.59, [4])):
+        assert found(with_one(cosine), "cosine", bounds=loose, error=0.05) == named
 
 
 def test_free_riders_are_named():
@@ -204,7 +239,8 @@ def test_free_riders_are_named():
 def test_a_round_of_nothing_is_named_as_that():
     findings = screen(facts(3), np.zeros((3, 3)))
 
-    assert [(f.place, f.check, f.measured) for f in findings] == [(0, "zero", 0.0), (1, "zero", 0.0), (2, "zero", 0.0)]
+    assert [(f.place, f.check) for f in findings] == [(0, "zero"), (1, "zero"), (2, "zero")]
+    assert [(f.measured, f.bound) for f in findings] == [(0.0, 0.0)] * 3
 
 
 def test_screening_does_not_see_factors():
