@@ -154,6 +154,8 @@ def test_where_all_are_nearly_parallel_a_copy_is_ten_times_nearer_than_usual():
         assert (apart[0, 1], apart[0, 7]) == pytest.approx((1e-3, share * 1e-3))
 
         assert found(rows, "duplicate", bounds=Bounds(copy_distance=1.0)) == named
+        beside_nothing = np.vstack([rows, np.zeros((30, 9))])  # zeros are nobody's usual distance
+        assert found(beside_nothing, "duplicate", bounds=Bounds(copy_distance=1.0)) == named
 
 
 def test_two_updates_are_enough_for_a_copy():
