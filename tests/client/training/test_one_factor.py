@@ -109,7 +109,7 @@ def test_versions_of_one_factor_learn_at_half_the_upload(base: Base, data: Path,
             losses.append((version, trained.loss_before, trained.loss_after))
             sent += len(encode(trained.deltas, "fp16"))
             whole += len(encode(to_tensors(begun), "fp16"))
-        result = aggregate(updates, master, recipe.pipeline(), state)
+        result = aggregate(updates, master, recipe.pipeline(len(updates)), state)
         master, state = result.master, result.state
 
     assert all(after < before for _, before, after in losses)
