@@ -10,6 +10,7 @@ from potluck.aggregation.outer.registry import OUTER
 from potluck.aggregation.pipeline import Pipeline
 from potluck.aggregation.report import Report, Truncation
 from potluck.aggregation.rules.registry import AGGREGATORS
+from potluck.aggregation.screening import Finding, Verdict
 from potluck.aggregation.start import INITS, Start, broadcast, scaling, start
 from potluck.aggregation.stored import Parts, StoredUpdates
 from potluck.aggregation.tensors import deltas, from_deltas, from_tensors, to_tensors
@@ -27,6 +28,7 @@ __all__ = [
     "BadTensor",
     "BadUpdate",
     "Compressed",
+    "Finding",
     "Limits",
     "LowRank",
     "LowRankSum",
@@ -41,6 +43,7 @@ __all__ = [
     "Truncation",
     "UnknownName",
     "Update",
+    "Verdict",
     "aggregate",
     "broadcast",
     "compress",

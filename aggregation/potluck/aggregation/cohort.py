@@ -53,14 +53,14 @@ class Cohort:
         self.by_module = isinstance(updates, list | tuple | StoredUpdates)
         self.once = iter(updates) is updates if not isinstance(updates, Sequence) else False
         self.shapes = {name: term.shape for name, term in master.items()}
-        self.ranks: dict[str, int] = {}
-        """Per module, the largest rank that a client trained; complete when every part was read."""
-        self._updates = updates
+        self._updates = list(updates) if isinstance(updates, StoredUpdates) else updates  # opened once, read often
         self._factors = factors
         self._names: frozenset[str] | None = None
         self._checked: set[tuple[int, str]] = set()
         self._spent = False
-        digests = [update.digest() for update in updates] if isinstance(updates, Sequence) else []
+        self.finite = False
+        """Whether every value is known to be finite, from inner products that are; parts are not searched then."""
+        digests = [update.digest() for update in self._updates] if isinstance(self._updates, Sequence) else []
         self._order = sorted(range(len(digests)), key=digests.__getitem__) if digests else None
         self._digests = sorted(digests)
 
@@ -96,8 +96,10 @@ class Cohort:
             self._check_names(place, update)
             yield place, update
 
-    def parts(self, names: Sequence[str]) -> Iterator[Read]:
+    def parts(self, names: Sequence[str], *, values: bool = True) -> Iterator[Read]:
         """Yield the modules *names* of every update; the updates of one module are in the order of reading.
+
+        Without *values*, what is not finite is let through; the caller notices it in what it makes of the parts.
 
         Raises:
             BadUpdate: a shape that is not the others', or a value that is not finite.
@@ -105,20 +107,26 @@ class Cohort:
         if self.by_module:
             for name in names:
                 for place, update in self._read():
-                    yield self.part(place, update, name)
+                    yield self.part(place, update, name, values=values)
             return
         for place, update in self._read():
             self._check_names(place, update)
             for name in names:
-                yield self.part(place, update, name)
+                yield self.part(place, update, name, values=values)
 
-    def part(self, place: int, update: Update, name: str) -> Read:
-        """Return one module of one update, checked when it is read first."""
+    def part(self, place: int, update: Update, name: str, *, values: bool = True) -> Read:
+        """Return one module of one update, its values checked when it is read first."""
         trained, start = update.part_of(name)
-        if (place, name) not in self._checked:
+        self._check_shape(place, name, trained)
+        if values and not self.finite and (place, name) not in self._checked:
             self._checked.add((place, name))
-            self._check_part(self._where(place), name, trained, start)
+            self._check_values(place, name, trained, start)
         return Read(place, name, trained, start)
+
+    def find_what_is_not_finite(self, names: Sequence[str]) -> None:
+        """Raise BadUpdate naming the first value that is NaN or infinite, if there is one."""
+        for _ in self.parts(names):
+            pass
 
     def blocks(self, census: Census, held: int = 0) -> Iterator[Sequence[str]]:
         """Yield the modules in groups that are worth one pass, so that *held* numbers per number of a part fit.
@@ -177,16 +185,21 @@ class Cohort:
                 fix="train the modules that the recipe names; a module left alone keeps its start",
             )
 
-    def _check_part(self, where: str, name: str, trained: LowRank, start: LowRank) -> None:
-        """Refuse a module of another shape than the others', or with a value that is not finite."""
+    def _check_shape(self, place: int, name: str, trained: LowRank) -> None:
+        """Refuse a module of another shape than the others'."""
         if (expected := self.shapes.setdefault(name, trained.shape)) != trained.shape:
             raise BadUpdate(
-                f"{where}: {name} is {trained.shape} where the others are {expected}", fix="check the base model"
+                f"{self._where(place)}: {name} is {trained.shape} where the others are {expected}",
+                fix="check the base model",
             )
-        self.ranks[name] = max(self.ranks.get(name, 0), trained.rank)
+
+    def _check_values(self, place: int, name: str, trained: LowRank, start: LowRank) -> None:
+        """Refuse a value that is not finite."""
         for role, term in (("trained", trained), ("start", start)):
             if bad := first_bad_value(term):
-                raise BadUpdate(f"{where}: {name} {role} {bad} is NaN or infinite", fix="leave this update out")
+                raise BadUpdate(
+                    f"{self._where(place)}: {name} {role} {bad} is NaN or infinite", fix="leave this update out"
+                )
 
 
 def total_of(raw: Sequence[float]) -> float:

@@ -1,12 +1,13 @@
 """A round's updates and the master, to the next master."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, NamedTuple, final
 
 import numpy as np
 
-from potluck.aggregation.cohort import Census, Cohort
+from potluck.aggregation.cohort import Cohort
 from potluck.aggregation.coordinates import Choice, coordinates
 from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.folding import Folded, Plan, folded, folded_once
@@ -14,11 +15,12 @@ from potluck.aggregation.lowrank import Floats, LowRank
 from potluck.aggregation.moving import After, Before, moved, moved_in_basis
 from potluck.aggregation.outer.base import Moments
 from potluck.aggregation.pipeline import Pipeline, Stages
-from potluck.aggregation.products import Mapped, Products, exact_products, norms_of, sketched_products
+from potluck.aggregation.products import Mapped, norms_of
 from potluck.aggregation.report import Report, Truncation
 from potluck.aggregation.rules.base import Coordinatewise, Rule
+from potluck.aggregation.screening import Finding, Verdict, trust
 from potluck.aggregation.updates import Update
-from potluck.aggregation.weights.ballot import Ballot
+from potluck.aggregation.weighing import Wanted, Weighing, weighed
 
 DEFAULT: Final = Pipeline()
 RANK_FACTOR: Final = 4
@@ -56,6 +58,7 @@ def aggregate(
     pipeline: Pipeline = DEFAULT,
     state: State | None = None,
     *,
+    reference: Update | None = None,
     mapped: Mapped = map,
 ) -> Aggregated:
     """Combine *updates* into *master*: G ← cut(G + Outer(Σ cᵢ·Δᵢ)), per module, in float64.
@@ -64,6 +67,7 @@ def aggregate(
     same bits in any order.  Any other iterable is read in its own order, one update at a time, and gives the same up
     to rounding; an iterator is read once, which is enough for rules and weights that look at one update at a time.
     Over `pipeline.exact_up_to` updates, sums and inner products are sketched, and the report has their errors.
+    *reference* is a trusted update, made from data that the caller vouches for; steps such as fltrust need it.
     *mapped* may run the passes of different modules elsewhere; the bits are the same.
 
     Raises:
@@ -78,24 +82,40 @@ def aggregate(
         return _once(cohort, stages, pipeline, master, remembered)
     census = cohort.census(pipeline.f)
     exact = len(census.raw) <= pipeline.exact_up_to
-    products = _products(cohort, census, stages, exact=exact, mapped=mapped)
-    ballot = _voted(census, stages, products)
+    weighing = weighed(cohort, census, Wanted(stages.steps, exact, pipeline.screened, reference, mapped))
     work = _Work(pipeline, stages, master, remembered, exact=exact, seed=census.facts.seed)
-    if isinstance(stages.rule, Coordinatewise):
-        choice = Choice.of(stages.rule, ballot, norms=products is None)
-        coefficients = choice.coefficients
-    else:
-        plan = work.plan(stages.rule, norms=products is None)
-        coefficients = ballot.coefficients
-
-    def task(names: Sequence[str]) -> list[_Done]:
-        if isinstance(stages.rule, Coordinatewise):
-            return [work.done(each) for each in coordinates(cohort, names, choice)]
-        return [work.done(each) for each in folded(cohort, names, coefficients, plan)]
-
+    task, coefficients = _task(cohort, work, weighing)
     done = [each for block in mapped(task, cohort.blocks(census)) for each in block]
-    norms = norms_of(products.gram) if products else np.sqrt(sum(each.squares for each in done))
-    return _result(done, remembered, cohort, coefficients, norms, products, exact=exact)
+    shares = census.raw / np.sum(census.raw)
+    verdicts = trust(weighing.findings, coefficients, shares, weighing.history)
+    return _result(done, remembered, cohort, _Voted(coefficients, weighing, verdicts))
+
+
+def _task(cohort: Cohort, work: "_Work", weighing: Weighing) -> tuple[Callable[[Sequence[str]], list["_Done"]], Floats]:
+    """Return what is to be done for a group of modules, and what every update counts in it."""
+    rule = work.stages.rule
+    norms = weighing.products is None
+    if isinstance(rule, Coordinatewise):
+        choice = Choice.of(rule, weighing.ballot, norms=norms)
+        return partial(_picked, cohort, work, choice), choice.coefficients
+    coefficients = weighing.ballot.coefficients
+    return partial(_folded, cohort, work, coefficients, work.plan(rule, norms=norms)), coefficients
+
+
+def _picked(cohort: Cohort, work: "_Work", choice: Choice, names: Sequence[str]) -> list["_Done"]:
+    return [work.done(each) for each in coordinates(cohort, names, choice)]
+
+
+def _folded(cohort: Cohort, work: "_Work", coefficients: Floats, plan: Plan, names: Sequence[str]) -> list["_Done"]:
+    return [work.done(each) for each in folded(cohort, names, coefficients, plan)]
+
+
+class _Voted(NamedTuple):
+    """What the weights stage said, with the final coefficients."""
+
+    coefficients: Floats
+    weighing: Weighing | None = None
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class _Done(NamedTuple):
@@ -153,55 +173,41 @@ def _once(
         )
     work = _Work(pipeline, stages, master, state, exact=True, seed=0)
     modules, weights = folded_once(cohort, work.plan(stages.rule, norms=True))
-    done = [work.done(each) for each in modules]
-    norms = np.sqrt(sum(each.squares for each in done))
-    return _result(done, state, cohort, weights, norms, None, exact=True)
+    return _result([work.done(each) for each in modules], state, cohort, _Voted(weights))
 
 
-def _products(cohort: Cohort, census: Census, stages: Stages, *, exact: bool, mapped: Mapped) -> Products | None:
-    """Return the inner products, or None where nobody reads them and norms are had on the way."""
-    if not exact:
-        return sketched_products(cohort, census, mapped)
-    return exact_products(cohort, census, mapped) if any(step.reads_gram for step in stages.steps) else None
-
-
-def _voted(census: Census, stages: Stages, products: Products | None) -> Ballot:
-    """Return the ballot after all steps."""
-    shares = census.raw / np.sum(census.raw)
-    ballot = Ballot(census.facts, np.eye(len(shares)), shares, products.gram if products else None)
-    for step in stages.steps:
-        ballot = step.cast(ballot)
-    return ballot
-
-
-def _result(
-    done: Sequence[_Done],
-    state: State,
-    cohort: Cohort,
-    coefficients: Floats,
-    norms: Floats,
-    products: Products | None,
-    *,
-    exact: bool,
-) -> Aggregated:
-    """Put the modules together."""
+def _result(done: Sequence[_Done], state: State, cohort: Cohort, voted: _Voted) -> Aggregated:
+    """Put the modules together, and what is said of updates in the order in which they were given."""
     costs = {each.name: each.after.cost for each in done}
     total = summed(costs)
     error = float(np.linalg.norm([each.error for each in done]))
+    products = voted.weighing.products if voted.weighing else None
+    norms = norms_of(products.gram) if products else np.sqrt(sum(each.squares for each in done))
+    findings = voted.weighing.findings if voted.weighing else ()
     report = Report(
-        weights=cohort.as_given(coefficients),
+        weights=cohort.as_given(voted.coefficients),
         norms=cohort.as_given(norms),
         modules=costs,
         total=total,
-        products="none" if products is None else "exact" if exact else "sketch",
+        products="none" if products is None else "sketch" if products.sketched else "exact",
         products_error=products.error if products else 0.0,
         sum_error=error / total.norm if total.norm else 0.0,
+        findings=tuple(sorted((_given(each, cohort) for each in findings), key=lambda found: found.place)),
+        verdicts=tuple(
+            sorted((replace(each, place=cohort.given(each.place)) for each in voted.verdicts), key=lambda v: v.place)
+        ),
     )
     momentum = {each.name: each.after.momentum for each in done if each.after.momentum is not None}
     moments = {each.name: each.after.moments for each in done if each.after.moments is not None}
     return Aggregated(
         {each.name: each.after.master for each in done}, State(momentum, moments, state.rounds + 1), report
     )
+
+
+def _given(finding: Finding, cohort: Cohort) -> Finding:
+    """Return *finding* with places in the order in which the updates were given."""
+    others = tuple(sorted(cohort.given(place) for place in finding.others))
+    return replace(finding, place=cohort.given(finding.place), others=others)
 
 
 def summed(costs: Mapping[str, Truncation]) -> Truncation:

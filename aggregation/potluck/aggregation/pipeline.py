@@ -50,6 +50,8 @@ class Pipeline:
     """How many updates may be hostile, for steps and rules that defend."""
     settings: Mapping[str, float] = field(default_factory=dict)
     """Settings of the stages, by field name, such as eta; every chosen stage that has the field gets it."""
+    screened: bool = False
+    """Whether updates are compared with each other even where no weight step asks for it; the report has findings."""
     exact_up_to: int = 64
     """Updates up to which sums and inner products are exact; over a larger cohort they are sketched."""
 

@@ -1,7 +1,7 @@
 """The inner products of a round's innovations: exact for a small cohort, from a sketch for a large one."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar, final
 
 import numpy as np
@@ -10,7 +10,7 @@ from potluck.aggregation.cohort import Census, Cohort, Read
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Array, Floats, LowRank, gram_of
 from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches
-from potluck.aggregation.updates import difference
+from potluck.aggregation.updates import Update, difference, same_factors
 
 MEASURED: Final = 8
 """Updates whose norms are computed exactly too, to measure a sketch."""
@@ -36,16 +36,26 @@ class Products(NamedTuple):
     """(n, n): Kᵢⱼ = ⟨Δᵢ, Δⱼ⟩, in the order of reading."""
     error: float
     """Largest relative error of a norm, measured on a few of them; 0 where the products are exact."""
+    sketched: bool
+    reference: Floats | None
+    """(n + 1,): ⟨g, Δᵢ⟩ for each i, then ⟨g, g⟩, of the trusted update that was handed over; None without one."""
+
+    @classmethod
+    def of(cls, gram: Floats, reference: Update | None, *, error: float, sketched: bool) -> "Products":
+        """Return the products of a *gram* whose last row is that of the *reference*, if there is one."""
+        if reference is None:
+            return cls(gram, error, sketched, None)
+        return cls(gram[:-1, :-1].copy(), error, sketched, gram[-1].copy())
 
 
-def exact_products(cohort: Cohort, census: Census, mapped: Mapped) -> Products:
+def exact_products(cohort: Cohort, census: Census, mapped: Mapped, reference: Update | None = None) -> Products:
     """Return K to rounding; holds the innovations of one module of all n updates, and costs n²r²(d + k) for each."""
-    count = len(census.raw)
+    count = len(census.raw) + (reference is not None)
 
     def task(names: Sequence[str]) -> Floats:
         gram = np.zeros((count, count))
         waiting: dict[str, list[Read]] = {name: [] for name in names}
-        for read in cohort.parts(names):
+        for read in with_reference(cohort, names, reference, count - 1):
             waiting[read.name].append(read)
             if len(waiting[read.name]) == count:
                 add_products(gram, waiting.pop(read.name))
@@ -54,31 +64,22 @@ def exact_products(cohort: Cohort, census: Census, mapped: Mapped) -> Products:
     total = np.zeros((count, count))
     for gram in mapped(task, cohort.blocks(census, held=2 * count)):
         total += gram
-    return Products(checked(total, cohort), 0.0)
+    return Products.of(checked(total, cohort), reference, error=0.0, sketched=False)
 
 
-def add_products(gram: Floats, reads: list[Read]) -> None:
-    """Add the inner products of one module to *gram*."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        terms = [difference(read.trained, read.start) for read in reads]
-        used = [place for place, term in enumerate(terms) if term.rank]
-        if used:
-            gram[np.ix_(used, used)] += gram_of([terms[place] for place in used])
-
-
-def sketched_products(cohort: Cohort, census: Census, mapped: Mapped) -> Products:
+def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference: Update | None = None) -> Products:
     """Return an estimate of K from one pass that keeps p × p numbers of every update; see ProductSketch.
 
     The first few updates' norms are computed exactly as well; the largest relative difference is the error.
     """
-    count = len(census.raw)
+    count = len(census.raw) + (reference is not None)
     measured = min(MEASURED, count)
 
     def task(names: Sequence[str]) -> tuple[Floats, Floats]:
         sketch, exact = ProductSketch(count, seed=census.facts.seed), np.zeros(measured)
         mappers = {name: Mapper(sketch, BATCH_COLUMNS if cohort.by_module else 1) for name in names}
         with np.errstate(over="ignore", invalid="ignore"):
-            for read in cohort.parts(names):
+            for read in with_reference(cohort, names, reference, count - 1, values=False):
                 mappers[read.name].add(read)
                 if read.place < measured:
                     exact[read.place] += norm_of(read) ** 2
@@ -90,10 +91,32 @@ def sketched_products(cohort: Cohort, census: Census, mapped: Mapped) -> Product
     for more, norms in mapped(task, cohort.blocks(census)):
         values += more
         exact += norms
+    if not np.isfinite(values).all():
+        cohort.find_what_is_not_finite(census.names)
     gram = checked(gram_of_sketches(values), cohort)
+    cohort.finite = True
     seen = exact > 0
     ratios = np.sqrt(np.diag(gram)[:measured][seen] / exact[seen])
-    return Products(gram, float(np.abs(ratios - 1).max(initial=0.0)))
+    return Products.of(gram, reference, error=float(np.abs(ratios - 1).max(initial=0.0)), sketched=True)
+
+
+def with_reference(
+    cohort: Cohort, names: Sequence[str], reference: Update | None, place: int, *, values: bool = True
+) -> Iterator[Read]:
+    """Yield the parts of *names*, and those of the reference, at *place*, after all others of their module."""
+    yield from cohort.parts(names, values=values)
+    if reference is not None:
+        for name in names:
+            yield cohort.part(place, reference, name, values=values)
+
+
+def add_products(gram: Floats, reads: list[Read]) -> None:
+    """Add the inner products of one module to *gram*."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = [difference(read.trained, read.start) for read in reads]
+        used = [place for place, term in enumerate(terms) if term.rank]
+        if used:
+            gram[np.ix_(used, used)] += gram_of([terms[place] for place in used])
 
 
 def checked(gram: Floats, cohort: Cohort) -> Floats:
@@ -118,9 +141,8 @@ class Mapper:
         self._start: LowRank | None = None
         self._mapped_start: tuple[Array, Array] = (np.empty(0), np.empty(0))
         self._places: list[int] = []
-        self._b: list[Array] = []
-        self._a: list[Array] = []
-        self._scale = 1.0
+        self._b: Array = np.empty((0, 0))
+        self._a: Array = np.empty((0, 0))
 
     def add(self, read: Read) -> None:
         """Take one part in; those of one start wait for each other."""
@@ -130,38 +152,37 @@ class Mapper:
         if (trained.rank, trained.scale) != (start.rank, start.scale):
             trained = difference(trained, start)
             start = LowRank(np.zeros_like(trained.b), np.zeros_like(trained.a), trained.scale)
-        if not self._same(start):
+        if self._start is None or not same_factors(start, self._start):
             self.flush()
             self._begin(read.name, trained, start)
+        rows = slice(len(self._places) * trained.rank, (len(self._places) + 1) * trained.rank)
+        np.subtract(trained.b.T, start.b.T, out=self._b[rows])
+        np.subtract(trained.a, start.a, out=self._a[rows])
         self._places.append(read.place)
-        self._b.append(trained.b - start.b)
-        self._a.append(trained.a - start.a)
-        self._scale = trained.scale
-        if len(self._places) * trained.rank >= self._columns:
+        if rows.stop + trained.rank > len(self._a):
             self.flush()
 
     def flush(self) -> None:
         """Write the sketches of the waiting parts."""
-        if not self._places or self._maps is None:
+        if not self._places or self._maps is None or self._start is None:
             return
-        count, rank = len(self._places), self._b[0].shape[1]
-        b = (self._maps[0] @ np.concatenate(self._b, axis=1)).reshape(-1, count, rank).transpose(1, 0, 2)
-        a = (np.concatenate(self._a) @ self._maps[1]).reshape(count, rank, -1)
+        left, right = self._maps
+        count, rank = len(self._places), self._start.rank
+        used = count * rank
+        b = (self._b[:used] @ left.T).reshape(count, rank, -1).transpose(0, 2, 1)
+        a = (self._a[:used] @ right).reshape(count, rank, -1)
         start_b, start_a = self._mapped_start
-        self._sketch.values[self._places] += self._scale * (b @ (start_a + a) + start_b @ a)
-        self._places, self._b, self._a = [], [], []
-
-    def _same(self, start: LowRank) -> bool:
-        mine = self._start
-        if mine is None or (mine.rank, mine.scale) != (start.rank, start.scale):
-            return False
-        return mine is start or (np.array_equal(mine.b, start.b) and np.array_equal(mine.a, start.a))
+        self._sketch.values[self._places] += self._start.scale * (b @ (start_a + a) + start_b @ a)
+        self._places = []
 
     def _begin(self, name: str, trained: LowRank, start: LowRank) -> None:
         """Map a new start."""
+        dtype = np.result_type(trained.b, trained.a, start.b, start.a)
         if self._maps is None:
-            dtype = np.result_type(trained.b, trained.a, start.b, start.a)
             self._maps = self._sketch.maps(name, trained.shape, dtype)
+        rows = max(1, self._columns // trained.rank) * trained.rank
+        if self._a.shape != (rows, trained.shape[1]) or self._a.dtype != dtype:
+            self._b, self._a = np.empty((rows, trained.shape[0]), dtype), np.empty((rows, trained.shape[1]), dtype)
         self._start = start
         self._mapped_start = (self._maps[0] @ start.b, start.a @ self._maps[1])
 

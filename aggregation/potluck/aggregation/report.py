@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+from potluck.aggregation.screening import Finding, Verdict
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,7 @@ class Report:
     """Largest relative error of a sketched norm, measured on a few updates; 0 where nothing was sketched."""
     sum_error: float = 0.0
     """Frobenius norm of what sketched sums missed, over the norm of the new master; 0 where sums were exact."""
+    findings: tuple[Finding, ...] = ()
+    """What screening found; places are those in which the updates were given.  Empty where there were no products."""
+    verdicts: tuple[Verdict, ...] = ()
+    """For each update: its share, its coefficient, and who took weight from it; empty for a single pass."""

@@ -16,7 +16,7 @@ import numpy as np
 from potluck.aggregation.lowrank import CHUNK_COLUMNS, Array, Floats, LowRank, LowRankSum
 from potluck.aggregation.rules.base import Module
 from potluck.aggregation.sketch import OVERSAMPLING, RangeFinder
-from potluck.aggregation.updates import difference
+from potluck.aggregation.updates import difference, same_factors
 
 BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
@@ -113,12 +113,9 @@ class SharedStart:
 
     def same(self, trained: LowRank, start: LowRank) -> bool:
         """Return whether an update is from this start; compared by content, so that it does not depend on memory."""
-        mine = self._start
-        if (trained.rank, trained.scale, start.rank) != (self._rank, self._scale, mine.rank):
+        if (trained.rank, trained.scale, start.rank) != (self._rank, self._scale, self._start.rank):
             return False
-        if start is mine or start.rank == 0:
-            return True
-        return bool(np.array_equal(start.b, mine.b) and np.array_equal(start.a, mine.a))
+        return start.rank == 0 or same_factors(start, self._start)
 
     @property
     def full(self) -> bool:

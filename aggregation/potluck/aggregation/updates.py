@@ -99,6 +99,15 @@ def difference(trained: LowRank, start: LowRank) -> LowRank:
     return LowRank(np.ascontiguousarray(x[:, used]), np.ascontiguousarray(y[used]), scale)
 
 
+def same_factors(start: LowRank, other: LowRank) -> bool:
+    """Return whether two starts are the same factors, entry by entry; those of rank 0 are."""
+    if start is other:
+        return True
+    if (start.rank, start.scale) != (other.rank, other.scale):
+        return start.rank == 0 == other.rank
+    return np.array_equal(start.b, other.b) and np.array_equal(start.a, other.a)
+
+
 def padded(term: LowRank, rank: int, *, scale: float) -> tuple[Floats, Floats]:
     """Return scale·B (d, rank) and A (rank, k) in float64, with zeros where the term has fewer columns."""
     b, a = np.zeros((term.shape[0], rank)), np.zeros((rank, term.shape[1]))
