@@ -107,7 +107,7 @@ def test_copies_are_named_at_any_scale_and_sign(seed: int, n: int, factor: float
     copies = [f for f in screen(facts(n), products, error=0.03 * in_a_sketch) if f.check == "duplicate"]
 
     assert [(f.place, f.others) for f in copies] == [(0, (n - 1,)), (n - 1, (0,))]
-    assert copies[1].sentence == f"is {factor:.3g} times update 0: one of them is a copy"
+    assert copies[1].sentence == f"is {factor:.3g} times another update: one of them is a copy"
     assert copies[1].measured > copies[1].bound > 0.9998
 
 
@@ -343,7 +343,7 @@ def test_a_finding_alone_is_told_without_a_loss_of_weight():
 
     verdicts = trust(screen(facts(6), rows @ rows.T), np.full(6, 1 / 6), np.full(6, 1 / 6))
 
-    assert verdicts[1].reasons == ("is 1 times update 4: one of them is a copy",)
+    assert verdicts[1].reasons == ("is 1 times another update: one of them is a copy",)
     assert not verdicts[1].weighted_down
 
 

@@ -10,8 +10,10 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from coordinators import hosting
+from judges import ScriptedJudge
 from potluck.coordinator.checkpoints import published
 from potluck.coordinator.model_card import model_card
+from potluck.coordinator.probe import Probe
 from potluck.coordinator.releases import publish, publish_missing, release_folder
 from potluck.coordinator.store.records import Version
 from potluck.wire.audit import verify_log
@@ -112,9 +114,19 @@ def test_the_model_card_says_where_it_comes_from(released: Path):
         assert words in card
 
 
+def test_the_card_says_how_the_version_did_on_the_probe(tmp_path: Path):
+    with hosting(tmp_path / "run", recipe(aggregation={"cohort": 1}), probe=Probe(ScriptedJudge())) as hosted:
+        hosted.volunteer().contribute()
+        assert hosted.coordinator.wait_for_version(1, 10)
+        card = (release_folder(hosted.coordinator.desk.site, 1) / "README.md").read_text("utf-8")
+
+    assert "| loss on the coordinator's own text | 2.0000 before, 2.0000 after |" in card
+
+
 def test_a_hostile_purpose_cannot_break_out_of_the_front_matter():
     version = Version(1, 0, 1, None, b"", b"", 0, 0, 1, 8, 0.0, 0.0, 0.0, 0, 0.0)
     facts = {"run_id": "r", "coordinator_id": "c", "rank": 8, "recipe_digest": "d", "log_index": 0, "log_hash": "h"}
+    facts |= {"updates": 0, "weighted_down": 0, "probe": None}
 
     card = model_card(
         recipe(model={"base": 'x"\nlicense: "none'}, run={"purpose": "good\n---\n# Another title\n| a | b |"}),

@@ -153,7 +153,7 @@ def duplicate(evidence: Evidence) -> Iterator[Finding]:
             nearest = int(moved[np.argmin(apart[row])])
             cosine = float(evidence.cosines[place, nearest])
             factor = math.copysign(evidence.norms[place] / evidence.norms[nearest], cosine)
-            sentence = f"is {factor:.3g} times update {nearest}: one of them is a copy"
+            sentence = f"is {factor:.3g} times another update: one of them is a copy"  # which: see others
             yield Finding(place, "duplicate", abs(cosine), 1 - bound, sentence, tuple(others.tolist()))
 
 

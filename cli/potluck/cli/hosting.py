@@ -17,11 +17,13 @@ from potluck.aggregation.errors import BadSetting
 from potluck.cli.extras import needs, require
 from potluck.cli.operating import remember, summary
 from potluck.cli.report import say, show, warn
+from potluck.cli.trusting import doubted, outcome, plain
 from potluck.coordinator.desk import Status
 from potluck.coordinator.evaluation import EvaluationProcess
 from potluck.coordinator.probe import Probe
 from potluck.coordinator.server import CannotListen, Coordinator
 from potluck.coordinator.store.records import Version
+from potluck.coordinator.trust import RoundReport
 from potluck.wire.recipe import Recipe
 
 MODEL_FILE: Final = "model.json"
@@ -78,13 +80,18 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
 def watch(coordinator: Coordinator, folder: Path, stopped: threading.Event, *, as_json: bool) -> None:
     """Tell what changes until *stopped*."""
     seen: tuple[object, ...] = ()
-    version, trouble = coordinator.status().version, ""
+    begun = coordinator.status()
+    version, trouble = begun.version, ""
+    ended = begun.last.round if begun.last else 0
     while not stopped.wait(TICK_S):
         now = coordinator.status()
         if now.version > version and coordinator.wait_for_version(now.version, TICK_S):  # its release is written, too
             for made in reversed([one for one in now.versions if one.version > version]):
                 tell_version(made, now, folder, as_json=as_json)
             version = now.version
+        for report in reversed(coordinator.desk.reports(ended)):
+            ended = report.round
+            tell_ended(report, as_json=as_json)
         state = (now.round, now.received, now.members, now.leases, now.paused)
         if state != seen:
             seen = state
@@ -143,6 +150,17 @@ def tell_version(made: Version, now: Status, folder: Path, *, as_json: bool) -> 
     say(f"version {made.version}: {made.contributors} volunteers, {made.examples} examples{losses}; {release}")
     if made.version == now.last_version:
         say("that was the last version: the run is done. Volunteers who come by are told; Ctrl-C ends it")
+
+
+def tell_ended(report: RoundReport, *, as_json: bool) -> None:
+    """Tell how a round ended, where that is more than a version, and which of its updates were not trusted."""
+    doubts = list(doubted(report))
+    if as_json:
+        show({"event": "ended", **plain(report)}, as_json=True)
+    elif report.version is None or doubts:
+        say(f"round {outcome(report)}")
+        for _, client, share, counted, why in doubts:
+            say(f"  {client}: stated {share} of the round, counted {counted}; {why}")
 
 
 def tell_state(now: Status, *, as_json: bool) -> None:

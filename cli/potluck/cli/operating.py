@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from potluck.aggregation.errors import BadSetting
 from potluck.cli.report import say, show, size, table
+from potluck.cli.trusting import outcome, plain, show_trust
 from potluck.coordinator.desk import Desk, Status
 
 HOST_FILE: Final = "host.json"
@@ -63,7 +64,7 @@ def show_status(folder: Path, *, as_json: bool) -> None:
     with desk_at(folder) as desk:
         now = desk.status()
     if as_json:
-        show(summary(now), as_json=True)
+        show({**summary(now), "last_round": None if now.last is None else plain(now.last)}, as_json=True)
         return
     last = f" of {now.last_version}" if now.last_version else ""
     show(
@@ -72,6 +73,7 @@ def show_status(folder: Path, *, as_json: bool) -> None:
             "coordinator": now.coordinator_id,
             "version": f"{now.version}{last}" + (", the run is done" if now.done else ""),
             "round": "none open" if now.round is None or now.phase is None else f"{now.round}: {now.phase.value}",
+            "last round": "none yet" if now.last is None else outcome(now.last),
             "updates": f"{now.received} of {now.cohort} in, {now.leases} being made",
             "volunteers": now.members,
             "traffic": f"{size(now.bytes_in)} in, {size(now.bytes_out)} out",
@@ -87,6 +89,8 @@ def show_history(folder: Path, limit: int, *, as_json: bool) -> None:
     if as_json:
         for version in found.versions[:limit]:
             show({name: _hex(value) for name, value in asdict(version).items()}, as_json=True)
+        for report in found.reports[:limit]:
+            show(plain(report), as_json=True)
         for gave in found.contributions[:limit]:
             show({name: _hex(value) for name, value in asdict(gave).items()}, as_json=True)
         return
@@ -95,6 +99,7 @@ def show_history(folder: Path, limit: int, *, as_json: bool) -> None:
         for v in found.versions[:limit]
     ]
     table(("version", "volunteers", "examples", "loss before", "after", "adapter"), rows)
+    show_trust(found.reports[:limit])
     say("")
     given = [
         (g.client_id, g.name or "–", g.standing.value, g.counted, g.credit, _when(g.seen_s))
@@ -106,7 +111,7 @@ def show_history(folder: Path, limit: int, *, as_json: bool) -> None:
 
 def summary(now: Status) -> dict[str, Any]:
     """Return where a run stands as plain values."""
-    facts = {name: value for name, value in asdict(now).items() if name != "versions"}
+    facts = {name: value for name, value in asdict(now).items() if name not in {"versions", "last"}}
     return facts | {"phase": now.phase.value if now.phase else "", "done": now.done}
 
 

@@ -148,7 +148,15 @@ def _refuse(site: Site, books: Books, number: int, judged: Judgement, facts: Map
 def _warn(number: int, facts: Mapping[str, Any]) -> None:
     """Tell on the operator's terminal what was found about single updates; clients by their short ids."""
     for found in facts["findings"]:
-        LOG.warning("event=finding round=%d client=%s check=%s %s", number, *(found[k] for k in _SHOWN))
+        others = ",".join(found["others"]) or "nobody"
+        LOG.warning(
+            "event=finding round=%d client=%s check=%s with=%s reason=%s",
+            number,
+            found["client"],
+            found["check"],
+            others,
+            found["told"],
+        )
 
 
 def _reported(update: UpdateRecord) -> bool:
@@ -157,6 +165,3 @@ def _reported(update: UpdateRecord) -> bool:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-_SHOWN: Final = ("client", "check", "told")

@@ -6,7 +6,7 @@ The database is where they meet: a command writes there, and the coordinator at 
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, final
+from typing import Final, Self, final
 
 from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.blobs import Partials
@@ -18,11 +18,13 @@ from potluck.coordinator.phases import Event, Phase
 from potluck.coordinator.progress import abandon, drop_stale, look, turn
 from potluck.coordinator.site import DATABASE_FILE, Folders, Site, plan_of
 from potluck.coordinator.steps import no_step
-from potluck.coordinator.store.database import NoRun, Store
+from potluck.coordinator.store.database import Books, NoRun, Store
 from potluck.coordinator.store.records import Contribution, RoundRecord, Standing, Version
+from potluck.coordinator.trust import RoundReport
 from potluck.wire.recipe import Recipe
 
-SHOWN_VERSIONS = 5
+SHOWN_VERSIONS: Final = 5
+SHOWN_ROUNDS: Final = 100
 
 
 class BadCommand(PotluckError):
@@ -55,6 +57,8 @@ class Status:
     bytes_out: int
     versions: tuple[Version, ...]
     """The last few, the newest first."""
+    last: RoundReport | None
+    """The round that ended last."""
 
     @property
     def done(self) -> bool:
@@ -72,6 +76,8 @@ class History:
     """The last hundred, the newest first."""
     contributions: tuple[Contribution, ...]
     """What each client has given, the largest first."""
+    reports: tuple[RoundReport, ...]
+    """What the log tells of the last hundred rounds that ended, the newest first."""
 
 
 @final
@@ -137,12 +143,23 @@ class Desk:
                 bytes_in=run.bytes_in,
                 bytes_out=run.bytes_out,
                 versions=books.versions.last(SHOWN_VERSIONS),
+                last=next(iter(reports_of(books, 0, 1)), None),
             )
 
     def history(self) -> History:
         """Return what has happened."""
         with self.site.store.reading() as books:
-            return History(books.versions.last(), books.rounds.last(100), books.members.contributions())
+            return History(
+                books.versions.last(),
+                books.rounds.last(SHOWN_ROUNDS),
+                books.members.contributions(),
+                reports_of(books, 0, SHOWN_ROUNDS),
+            )
+
+    def reports(self, after: int = 0, count: int = SHOWN_ROUNDS) -> tuple[RoundReport, ...]:
+        """Return what the log tells of the last *count* rounds above number *after* that ended, the newest first."""
+        with self.site.store.reading() as books:
+            return reports_of(books, after, count)
 
     def pause(self) -> None:
         """Give out no new work.  Updates that are under way are taken."""
@@ -218,3 +235,12 @@ class Desk:
             if books.run().paused is not paused:
                 books.change_run(paused=paused)
                 books.log.append("paused" if paused else "resumed")
+
+
+def reports_of(books: Books, after: int, count: int) -> tuple[RoundReport, ...]:
+    """Return what the log tells of the last *count* rounds above number *after* that ended, the newest first."""
+    return tuple(
+        RoundReport.read(one.number, one.phase, one.reason, books.log.at(one.log_index).entry)
+        for one in books.rounds.ended(after, count)
+        if one.log_index is not None
+    )

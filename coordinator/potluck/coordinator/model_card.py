@@ -39,6 +39,8 @@ and a coordinator combined them.
 | mean loss that contributors reported | {_losses(version)} |
 | combined by | {recipe.aggregation.rule}, weighted by {", ".join(recipe.aggregation.weights)}; outer step \
 {recipe.aggregation.outer} |
+| counted less than half of what they stated | {_down(facts)} |
+| loss on the coordinator's own text | {_probe(facts["probe"])} |
 | relative error of the cut to rank {facts["rank"]} | {version.truncation:.2e} |
 | recipe, SHA-256 | `{facts["recipe_digest"]}` |
 
@@ -69,6 +71,17 @@ def _plain(text: str) -> str:
 
 def _origin(version: Version) -> str:
     return "" if version.rolled_back_to is None else f", which is version {version.rolled_back_to} again"
+
+
+def _down(facts: Mapping[str, Any]) -> str:
+    return f"{facts['weighted_down']} of {facts['updates']} updates" if facts["updates"] else "no updates"
+
+
+def _probe(probe: Mapping[str, Any] | None) -> str:
+    if probe is None:
+        return "not measured"
+    before = probe["loss_before"]
+    return f"{'no number' if before is None else format(before, '.4f')} before, {probe['loss_after']:.4f} after"
 
 
 def _losses(version: Version) -> str:

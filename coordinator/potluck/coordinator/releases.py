@@ -116,7 +116,9 @@ def _facts(site: Site, version: Version, rank: int) -> Mapping[str, Any]:
     """Return what release.json says beside the digests of the files."""
     recipe = site.plan.recipe
     with site.store.reading() as books:
-        entry = books.log.since(version.log_index)[0]
+        entry = books.log.at(version.log_index)
+    told = json.loads(entry.entry)
+    inputs = told.get("inputs", ())  # a rollback combined nothing
     return {
         "run_id": site.run_id,
         "run_name": recipe.run.name,
@@ -136,6 +138,9 @@ def _facts(site: Site, version: Version, rank: int) -> Mapping[str, Any]:
         "loss_before": version.loss_before,
         "loss_after": version.loss_after,
         "truncation_error": version.truncation,
+        "updates": len(inputs),
+        "weighted_down": sum(bool(one.get("weighted_down")) for one in inputs),
+        "probe": told.get("probe"),
         "log_index": entry.index,
         "log_hash": entry.hash.hex(),
     }

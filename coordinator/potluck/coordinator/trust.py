@@ -1,12 +1,15 @@
 """What a round made of every update, as the log tells it: who counted how much, who was weighted down, and why.
 
-Only numbers, digests and short ids: nothing of anybody's text, and of an update nothing but its length.
+Only numbers, digests and short ids: nothing of anybody's text, and of an update nothing but its length and direction.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, final
 
 from potluck.aggregation import Report
+from potluck.coordinator.phases import Phase
 from potluck.coordinator.store.records import Input
 
 SHORT: Final = 8
@@ -16,7 +19,7 @@ SHORT: Final = 8
 def told(report: Report, rows: Sequence[Input], clients: Mapping[bytes, str]) -> dict[str, Any]:
     """Return *report* as JSON takes it; *rows* are the round's inputs in their order, *clients* are known by lease."""
     names = [clients.get(row.lease_id, "")[:SHORT] for row in rows]
-    inputs = [
+    inputs: list[dict[str, Any]] = [
         {
             "client": name,
             "digest": row.digest,
@@ -28,11 +31,65 @@ def told(report: Report, rows: Sequence[Input], clients: Mapping[bytes, str]) ->
         }
         for name, row, weight, norm in zip(names, rows, report.weights, report.norms, strict=True)
     ]
+    for verdict in report.verdicts:
+        inputs[verdict.place] |= {
+            "share": verdict.share,
+            "weighted_down": verdict.weighted_down,
+            "why": list(verdict.reasons),
+        }
+    findings = [
+        {
+            "client": names[found.place],
+            "digest": rows[found.place].digest,
+            "check": found.check,
+            "measured": found.measured,
+            "bound": found.bound,
+            "told": found.sentence,
+            "others": [names[place] for place in found.others],
+        }
+        for found in report.findings
+    ]
     return {
         "inputs": inputs,
-        "findings": [],
+        "findings": findings,
         "truncation_error": report.total.relative_error,
         "products": report.products,
         "products_error": report.products_error,
         "sum_error": report.sum_error,
     }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """A round that has ended, as the log tells it."""
+
+    round: int
+    phase: Phase
+    version: int | None
+    """The version that it made; none where it was refused or given up."""
+    reason: str
+    """Why it made none."""
+    facts: Mapping[str, Any]
+    """The log's entry."""
+
+    @classmethod
+    def read(cls, number: int, phase: Phase, reason: str, entry: str) -> "RoundReport":
+        """Return the report of a round from its *entry*."""
+        facts = json.loads(entry)
+        return cls(number, phase, facts.get("version"), reason, facts)
+
+    @property
+    def updates(self) -> int:
+        """How many updates were combined."""
+        return len(self.facts.get("inputs", ()))
+
+    @property
+    def weighted_down(self) -> tuple[Mapping[str, Any], ...]:
+        """The updates that counted less than half of what they stated, beside the others."""
+        return tuple(one for one in self.facts.get("inputs", ()) if one.get("weighted_down"))
+
+    @property
+    def findings(self) -> tuple[Mapping[str, Any], ...]:
+        """What screening found."""
+        return tuple(self.facts.get("findings", ()))

@@ -93,6 +93,7 @@ class Aggregation(Settings):
             rank=rank,
             f=self.hostile_of(updates),
             settings=dict(self.settings),
+            screened=True,
         )
 
     def check(self, most_examples: int) -> None:

@@ -34,6 +34,11 @@ class Log:
         row = self.session.scalar(select(LogRow).order_by(LogRow.index.desc()).limit(1))
         return None if row is None else LogEntry(row.index, row.entry, row.hash)
 
+    def at(self, index: int) -> LogEntry:
+        """Return the entry at *index*, which must be there."""
+        row = self.session.get_one(LogRow, index)
+        return LogEntry(row.index, row.entry, row.hash)
+
     def since(self, index: int) -> tuple[LogEntry, ...]:
         """Return the entries from *index* on, the oldest first."""
         found = select(LogRow).where(LogRow.index >= index).order_by(LogRow.index)

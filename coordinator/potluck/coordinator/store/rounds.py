@@ -65,6 +65,16 @@ class Rounds:
         found = select(RoundRow).order_by(RoundRow.number.desc()).limit(count)
         return tuple(_round(row) for row in self.session.scalars(found))
 
+    def ended(self, after: int, count: int) -> tuple[RoundRecord, ...]:
+        """Return the last *count* rounds above number *after* that have ended, the newest first."""
+        found = (
+            select(RoundRow)
+            .where(RoundRow.number > after, RoundRow.log_index.is_not(None))
+            .order_by(RoundRow.number.desc())
+            .limit(count)
+        )
+        return tuple(_round(row) for row in self.session.scalars(found))
+
     def start(self, number: int, now_s: float) -> None:
         """Note when a round's first lease was granted; later ones change nothing."""
         self.session.execute(
