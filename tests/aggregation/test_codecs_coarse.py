@@ -1,0 +1,291 @@
+"""Four bits a value, and the largest values only: known answers, bounds, and what is measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from potluck.aggregation import CODECS, BadSetting, BadTensor, Limits, decode, encode
+from potluck.aggregation.codecs.blocks import NF4_LEVELS, scales_of
+from potluck.aggregation.codecs.registry import make_codec
+from potluck.aggregation.codecs.sparse import four_means, kept_of, largest
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aggregation_codecs.json").read_text("utf-8"))
+ROOMY = Limits()
+VALUES = arrays(np.float32, st.integers(1, 300), elements=st.floats(-(2.0**60), 2.0**60, width=32))
+T7 = np.array([0.5, -1, 0.25, 0.1, 0, -0.6, 0.9, 0.33], np.float32)
+
+
+def back(values, codec: str, **settings: int):
+    """Return *values* after a trip through *codec*."""
+    return decode(encode({"v": np.asarray(values)}, codec, **settings), limits=ROOMY)["v"]
+
+
+def scales(values, block: int):
+    """Return the scale of each value's block, as the codec stores it."""
+    _, ratios, peak = make_codec("int4", block=block).pack(values)
+    return np.repeat(scales_of(ratios, peak).astype(float), block)[: len(values)]
+
+
+@pytest.mark.parametrize("codec", ["int4", "nf4"])
+def test_four_bit_known_answers(codec: str):
+    """T7: the indices of eight values whose largest is 1, two a byte with the first in the low half."""
+    case = VECTORS[codec]
+
+    codes, ratios, peak = make_codec(codec).pack(np.array(case["values"], np.float32))
+
+    assert [code for byte in codes.tolist() for code in (byte & 15, byte >> 4)] == case["codes"]
+    assert codes.tobytes().hex() == case["bytes"]
+    assert ratios.tolist() == [0]
+    assert peak.tolist() == [case["scale"]]
+
+
+def test_int4_reads_sevenths_of_the_scale():
+    assert back(T7 * 7, "int4").tolist() == [4, -7, 2, 1, 0, -4, 6, 2]
+
+
+def test_nf4_reads_its_levels():
+    codes = VECTORS["nf4"]["codes"]
+
+    assert back(T7 * 3, "nf4").tolist() == [float(np.float32(NF4_LEVELS[code]) * np.float32(3)) for code in codes]
+
+
+def test_the_levels_of_nf4_are_the_papers():
+    """Symmetric ends, a zero, and every middle of two neighbours goes to the lower one."""
+    assert tuple(sorted(NF4_LEVELS)) == NF4_LEVELS
+    assert (NF4_LEVELS[0], NF4_LEVELS[7], NF4_LEVELS[15], len(NF4_LEVELS)) == (-1, 0, 1, 16)
+    exact = np.array(NF4_LEVELS)
+
+    assert np.allclose(back(exact, "nf4", block=16), exact, atol=1e-7)
+    assert np.allclose(back(np.append(exact[:-1] + 0.02, 1), "nf4", block=16), exact, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "scale"), [(0, 8.0), (16, 4.0), (8, 8 / np.sqrt(2)), (254, 8 * 2**-15.875), (255, 0)]
+)
+def test_a_ratio_is_a_sixteenth_of_a_halving(ratio: int, scale: float):
+    found = scales_of(np.array([ratio], np.uint8), np.array([8], np.float32))
+
+    assert found.dtype == np.float32
+    assert found[0] == pytest.approx(scale, rel=1e-7)
+
+
+def test_blocks_get_the_nearest_ratio():
+    """2^(−g/16): a block at a quarter of the peak is 32 steps down, one at 0.7 is 8, one at zero is 255."""
+    values = np.zeros(40, np.float32)
+    values[[0, 8, 16, 24]] = 4, -1, 2.8, 4e-9
+
+    _, ratios, peak = make_codec("nf4", block=8).pack(values)
+
+    assert ratios.tolist() == [0, 32, 8, 254, 255]
+    assert peak.tolist() == [4]
+
+
+@given(values=VALUES, block=st.integers(8, 100))
+def test_int4_errs_by_half_a_level_of_its_block(values, block: int):
+    """|error| ≤ m / 14 with m the scale as stored, which is within 2.2 % of the block's largest or at its floor."""
+    error = np.abs(values.astype(float) - back(values, "int4", block=block).astype(float))
+
+    m = scales(values, block)
+    assert np.all(error <= m / 14 * (1 + 1e-6) + 1e-40)
+    for begin in range(0, len(values), block):
+        largest_one = np.abs(values[begin : begin + block].astype(float)).max()
+        floor = np.abs(values.astype(float)).max() * 2**-15.875
+        assert m[begin] == pytest.approx(max(largest_one, floor if largest_one else 0), rel=0.0222, abs=1e-44)
+
+
+@given(values=VALUES, block=st.integers(8, 100))
+def test_nf4_takes_the_nearest_level(values, block: int):
+    found = back(values, "nf4", block=block).astype(float)
+
+    m = scales(values, block)
+    nearest = np.abs(values.astype(float)[:, None] - m[:, None] * np.array(NF4_LEVELS)).min(axis=1)
+    assert np.all(np.abs(values.astype(float) - found) <= nearest + m * 1e-6 + 1e-40)
+
+
+@pytest.mark.parametrize("codec", ["int4", "nf4", "topk", "sparse2bit", "int8"])
+def test_zeros_stay_zeros(codec: str):
+    assert not back(np.zeros(1000), codec).any()
+
+
+@pytest.mark.parametrize("codec", ["int4", "nf4", "sparse2bit"])
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e38])
+def test_the_smallest_and_largest_numbers_of_float32_are_finite(codec: str, size: float):
+    found = back(np.full(64, size), codec)
+
+    assert np.isfinite(found).all()
+    assert np.all(found.astype(float) <= size * 1.05 + 1e-44)
+
+
+@pytest.mark.parametrize(
+    ("values", "chunk", "k", "kept"),
+    [(0, 64, 2, 0), (64, 64, 2, 2), (65, 64, 2, 3), (128, 64, 64, 128), (63, 64, 8, 8), (70, 64, 4, 5)],
+)
+def test_a_last_chunk_keeps_the_same_share_rounded_up(values: int, chunk: int, k: int, kept: int):
+    assert kept_of(values, chunk, k) == kept
+
+
+def test_the_first_of_equal_values_are_kept():
+    """A partial sort leaves any of them; two machines must not differ."""
+    flat = np.array([0.0] * 64 + [3, -3, 3, 1] * 16 + [1, 1, -2], np.float32)
+
+    assert largest(flat, 64, 2).tolist() == [0, 1, 64, 65, 130]
+
+
+@given(values=arrays(np.float32, st.integers(1, 400), elements=st.integers(-9, 9).map(float)), k=st.integers(1, 64))
+def test_the_k_largest_of_every_chunk_travel(values, k: int):
+    """Against the plain rule: sort a chunk by size, the first of equal ones first, and take the share."""
+    expected = np.zeros_like(values)
+    for begin in range(0, len(values), 64):
+        part = values[begin : begin + 64]
+        order = np.argsort(-np.abs(part), kind="stable")[: -(-len(part) * k // 64)]
+        expected[begin + order] = part[order]
+
+    assert np.array_equal(back(values, "topk", chunk=64, k=k), expected)
+
+
+def test_topk_keeps_values_exactly_or_in_half_precision():
+    values = np.zeros(64, np.float32)
+    values[[3, 9]] = np.pi, -1e5
+
+    assert np.array_equal(back(values, "topk", chunk=64, k=2, bits=32), values)
+    assert back(values / 10, "topk", chunk=64, k=2, bits=16)[3] == np.float16(np.float32(np.pi) / np.float32(10))
+    with pytest.raises(BadTensor, match="v: a value over 65504 does not fit 16 bits"):
+        encode({"v": values}, "topk", chunk=64, k=2)
+
+
+def test_four_means_known_answer():
+    """Edges at ±1.5σ first, then halfway between the means: worked by hand.
+
+    σ = √(127 / 8) = 3.98, edges ±5.98: (−8), (−1, −2), (1, 1, 2, 4), (6).  Halfway between 2 and 6 is 4, which stays;
+    halfway between −8 and −1.5 is −4.75.
+    """
+    values = np.array([1, -8, 1, -1, 2, 4, 6, -2], float)
+
+    codes, means = four_means(values, np.zeros(8, np.int64), 1)
+
+    assert codes.tolist() == [2, 0, 2, 1, 2, 2, 3, 1]
+    assert means.tolist() == [[-8, -1.5, 2, 6]]
+
+
+def test_four_means_move_their_edges():
+    """The same with 4.1 in place of 4: it is nearer to 6, moves there, and the means follow."""
+    values = np.array([1, -8, 1, -1, 2, 4.1, 6, -2], float)
+
+    codes, means = four_means(values, np.zeros(8, np.int64), 1)
+
+    assert codes.tolist() == [2, 0, 2, 1, 2, 3, 3, 1]
+    np.testing.assert_allclose(means, [[-8, -1.5, 4 / 3, 5.05]], rtol=1e-12)
+
+
+def test_every_chunk_learns_its_own_means():
+    values, groups = np.array([1.0, 1, -2, 8, 8, -4]), np.array([0, 0, 0, 1, 1, 1])
+
+    _, means = four_means(values, groups, 2)
+
+    assert sorted(means[0].tolist()) == [-2, 0, 0, 1]
+    assert sorted(means[1].tolist()) == [-4, 0, 0, 8]
+
+
+@given(values=arrays(np.float32, st.integers(1, 300), elements=st.floats(-100, 100, width=32)), k=st.integers(1, 64))
+def test_sparse2bit_sends_at_most_four_values_a_chunk_and_never_a_larger_one(values, k: int):
+    found = back(values, "sparse2bit", chunk=64, k=k)
+
+    assert set(np.flatnonzero(found)) <= set(largest(values, 64, k).tolist())
+    assert np.all(np.abs(found) <= np.abs(values).max() * (1 + 1e-6))
+    assert np.linalg.norm(values - found) <= np.linalg.norm(values) * (1 + 1e-3) + 1e-6
+    assert all(len(set(found[begin : begin + 64].tolist())) <= 5 for begin in range(0, len(values), 64))
+
+
+ERRORS = {
+    ("int8", 256): (0.0070, 0.0171),
+    ("int8", 64): (0.0060, 0.0108),
+    ("int4", 64): (0.108, 0.184),
+    ("nf4", 64): (0.092, 0.124),
+}
+
+
+@pytest.mark.parametrize(("codec", "block"), ERRORS)
+def test_the_error_on_gaussian_and_heavy_tailed_values_is_the_known_one(codec: str, block: int):
+    """One-shot relative L2 error.  That of t₃ values depends on the few largest, so it has more room."""
+    rng = np.random.default_rng(5)
+    normal, heavy = rng.normal(size=1 << 18), rng.standard_t(3, size=1 << 18)
+
+    errors = [np.linalg.norm(x - back(x, codec, block=block)) / np.linalg.norm(x) for x in (normal, heavy)]
+
+    assert errors[0] == pytest.approx(ERRORS[codec, block][0], rel=0.02)
+    assert errors[1] == pytest.approx(ERRORS[codec, block][1], rel=0.06)
+
+
+@pytest.mark.parametrize(("k", "gaussian", "heavy"), [(64, 0.938, 0.772), (410, 0.748, 0.543)])
+def test_the_error_of_topk_is_the_known_one(k: int, gaussian: float, heavy: float):
+    """The largest 1.56 % and 10 %."""
+    rng = np.random.default_rng(6)
+    normal, heavy_ones = rng.normal(size=1 << 18), rng.standard_t(3, size=1 << 18)
+
+    errors = [np.linalg.norm(x - back(x, "topk", k=k)) / np.linalg.norm(x) for x in (normal, heavy_ones)]
+
+    assert errors[0] == pytest.approx(gaussian, rel=0.01)
+    assert errors[1] == pytest.approx(heavy, rel=0.05)
+
+
+SIZES = [
+    ("int8", {}, 1.016), ("nf4", {}, 0.516), ("int4", {}, 0.516), ("topk", {}, 0.1719), ("topk", {"k": 64}, 0.0469),
+    ("sparse2bit", {"k": 1024}, 0.190), ("sparse2bit", {"k": 512}, 0.112), ("sparse2bit", {}, 0.0215),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "settings", "bytes_a_value"), SIZES)
+def test_the_size_of_a_large_tensor_is_what_the_settings_say(codec: str, settings, bytes_a_value: float):
+    """Without the lossless stage: nothing of it depends on the values.  A header has some 200 bytes."""
+    values = np.random.default_rng(7).normal(size=1 << 18)
+
+    assert len(encode({"v": values}, codec, **settings)) / values.size == pytest.approx(bytes_a_value, abs=8e-4)
+    assert len(encode({"v": values}, codec, **settings)) == len(encode({"v": 0 * values}, codec, **settings))
+
+
+@pytest.mark.parametrize(
+    ("codec", "settings", "says"),
+    [
+        ("int4", {"block": 7}, "int4 block is 7"),
+        ("nf4", {"block": 65537}, "nf4 block is 65537"),
+        ("topk", {"chunk": 63}, "topk chunk is 63"),
+        ("topk", {"k": 0}, "topk k is 0"),
+        ("topk", {"chunk": 64, "k": 65}, "topk k is 65"),
+        ("topk", {"bits": 8}, "topk bits is 8"),
+        ("sparse2bit", {"chunk": (1 << 20) + 1}, "sparse2bit chunk is 1048577"),
+        ("sparse2bit", {"k": True}, "sparse2bit k is True"),
+    ],
+)
+def test_settings_out_of_range_are_refused(codec: str, settings, says: str):
+    with pytest.raises(BadSetting, match=says):
+        make_codec(codec, **settings)
+
+
+@pytest.mark.parametrize(
+    ("codec", "settings"),
+    [
+        ("int4", {"block": 8}),
+        ("int4", {"block": 65536}),
+        ("topk", {"chunk": 64, "k": 64}),
+        ("topk", {"chunk": 1 << 20, "k": 1}),
+    ],
+)
+def test_settings_at_the_ends_of_their_ranges_are_taken(codec: str, settings):
+    assert back(np.ones(70), codec, **settings).max() == 1
+
+
+def test_codecs_stand_from_the_most_to_the_least_exact():
+    """What a coordinator takes in place of a coarser codec is decided by this order."""
+    values = np.random.default_rng(8).normal(size=1 << 14).astype(np.float32)
+    errors = [
+        np.linalg.norm(values - back(values, codec, **({"k": 256} if codec == "sparse2bit" else {})))
+        for codec in CODECS
+    ]
+
+    assert errors == sorted(errors)
+    assert [name for name in CODECS if make_codec(name).forgets] == ["topk", "sparse2bit"]
