@@ -100,30 +100,43 @@ class RaFLoRA:
 class PartitionFold:
     """The running sum of one module, every column divided by the weight of those who have it.
 
+    With b = B − B₀, a = A − A₀ and the columns' shares D it adds b·D·A₀ + B₀·D·a + b·D·a.  The starts are columns of
+    one, so the first two are sums of one array each.
+
     Raises:
         BadUpdate: a start is not the leading columns of the others, or the scale is another.
     """
 
     def __init__(self, module: Module) -> None:
+        self._module = module
         self._starts = CommonStart(module.name)
         self._nothing = zero(module.shape)
         self._sum = InnovationSum(module)
         ranks, weights = np.array(module.ranks, int), np.array(module.weights, float)
         have = [weights[ranks > column].sum() for column in range(max(module.ranks, default=0))]
-        self._shares = weights.sum() / np.where(np.array(have) > 0, have, np.inf)
+        self._shares: Floats = weights.sum() / np.where(np.array(have) > 0, have, np.inf)
+        self._b: Floats = np.zeros((module.shape[0], len(have)))
+        self._a: Floats = np.zeros((len(have), module.shape[1]))
 
     def add(self, part: Part) -> None:
         self._starts.add(part)
         trained, start = part.trained, part.start
-        b, a = padded(trained, trained.rank, scale=1.0)
-        b_start, a_start = padded(start, trained.rank, scale=1.0)
-        shares = self._shares[: trained.rank]
-        x = np.concatenate([(b - b_start) * shares, b_start * shares], axis=1)
-        y = np.concatenate([a, a - a_start], axis=0)
-        self._sum.add(LowRank(x, y, trained.scale), self._nothing, part.weight)
+        own = np.result_type(trained.b, trained.a, start.b, start.a)
+        dtype = np.dtype(np.float64) if self._module.exact else own
+        shares = self._shares[: trained.rank].astype(dtype)
+        b = np.subtract(trained.b, start.b if start.rank else 0, dtype=dtype) * shares
+        a = np.subtract(trained.a, start.a if start.rank else 0, dtype=dtype)
+        self._b[:, : trained.rank] += part.weight * b
+        self._a[: trained.rank] += part.weight * shares[:, None] * a
+        self._sum.add(LowRank(b, a, trained.scale), self._nothing, part.weight)
 
     def combined(self, total: float) -> Sequence[LowRank]:
-        return self._sum.scaled(1 / total)
+        start, terms = self._starts.widest, self._sum.scaled(1 / total)
+        if not start.rank:
+            return terms
+        scale = start.scale / total
+        linear = [LowRank(self._b[:, : start.rank], start.a, scale), LowRank(start.b, self._a[: start.rank], scale)]
+        return [*linear, *terms]
 
 
 @final
@@ -136,13 +149,14 @@ class CommonStart:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._widest: LowRank | None = None
         self._scale: float | None = None
+        self.widest = LowRank(np.zeros((0, 0)), np.zeros((0, 0)))
 
     def add(self, part: Part) -> None:
         """Check one update's start."""
         trained, start = part.trained, part.start
-        self._scale = trained.scale if self._scale is None else self._scale
+        if self._scale is None:
+            self._scale, self.widest = trained.scale, start
         if trained.scale != self._scale or (start.rank and start.scale != self._scale):
             raise BadUpdate(
                 f"{self._name} has the scales {start.scale} and {trained.scale} in one update, {self._scale} in "
@@ -151,8 +165,7 @@ class CommonStart:
             )
         if start.rank not in (0, trained.rank):
             raise BadUpdate(f"{self._name} was started with rank {start.rank} and trained with {trained.rank}", fix=FIX)
-        self._widest = start if self._widest is None else self._widest
-        wide, narrow = (self._widest, start) if self._widest.rank >= start.rank else (start, self._widest)
+        wide, narrow = (self.widest, start) if self.widest.rank >= start.rank else (start, self.widest)
         if (wide.rank == 0) != (narrow.rank == 0) or not (
             np.array_equal(wide.b[:, : narrow.rank], narrow.b) and np.array_equal(wide.a[: narrow.rank], narrow.a)
         ):
@@ -161,4 +174,4 @@ class CommonStart:
                 f"the rank {wide.rank} of another: columns mean nothing in different bases",
                 fix=FIX,
             )
-        self._widest = wide
+        self.widest = wide
