@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from adapters import SHAPES, low_rank, trained_from
 from flower_nodes import answer, dense, record, sends
+from full_disks import files_no_larger_than
 from potluck.aggregation import AGGREGATORS, BadSetting, LowRank, Pipeline, PotluckError, Update, aggregate
 from potluck.simulations.flower.grid import LocalGrid, Node, as_server
 from potluck.simulations.flower.replies import Exchange
@@ -210,10 +212,13 @@ def holding(value: float, shape: tuple[int, int] = (7, 3)) -> np.ndarray:
 
 T = moved(begun(), 9)
 BAD: dict[str, tuple[Callable[[Message], Message], str]] = {
-    "raised": (lambda m: Message(Error(ErrorCode.UNKNOWN, "out of memory"), reply_to=m), "failed: out of memory"),
+    "raised": (
+        lambda m: Message(Error(ErrorCode.UNKNOWN, "out of memory"), reply_to=m),
+        "failed and says 'out of memory'",
+    ),
     "nan": (lambda m: answer(m, changed(T, mlp__lora_B=holding(np.nan)), num_examples=1), "mlp.lora_B holds NaN"),
     "inf": (lambda m: answer(m, changed(T, mlp__lora_B=holding(-np.inf)), num_examples=1), "mlp.lora_B holds NaN"),
-    "integers": (lambda m: answer(m, changed(T, mlp__lora_B=np.ones((7, 3), int)), num_examples=1), "int64"),
+    "integers": (lambda m: answer(m, changed(T, mlp__lora_B=np.ones((7, 3), int)), num_examples=1), "no matrix"),
     "extra": (lambda m: answer(m, changed(T, mlp__lora_C=np.ones((7, 3))), num_examples=1), "1 arrays that were not"),
     "missing": (lambda m: answer(m, without(T, "mlp.lora_A"), num_examples=1), "'mlp.lora_A' is missing"),
     "no arrays": (lambda m: answer(m, ArrayRecord(), num_examples=1), "is missing"),
@@ -475,6 +480,7 @@ def test_the_memory_of_a_round_does_not_grow_with_its_updates(spool: bool):  # n
         (PotluckStrategy, "scale is None", "scale=lora_alpha / r"),
         (lambda: PotluckStrategy(scale=0.0), "scale is 0.0", "lora_alpha / r"),
         (lambda: PotluckStrategy(scale=np.inf), "scale is inf", "lora_alpha / r"),
+        (lambda: PotluckStrategy(scale=1.0, spool=Path("no/such")), "no folder no/such", "make it"),
         (lambda: PotluckStrategy(Pipeline("meen"), scale=1.0), "no aggregation rule is called 'meen'", "'mean'"),
         (
             lambda: PotluckStrategy(Pipeline(weights=("krum",)), scale=1.0, spool=False),
@@ -574,6 +580,27 @@ def test_a_pipeline_without_a_rank_keeps_the_rank_that_came_in():
     arrays, _ = one_round(strategy, record(start), [sends(moved(start, 1)), sends(moved(start, 2))])
     assert arrays["mlp.lora_A"].numpy().shape == (3, 10)
     assert strategy.pipeline == replace(Pipeline(), rank=None)
+
+
+def test_the_spool_is_in_the_folder_it_is_given_and_nothing_stays_there(tmp_path: Path):
+    start = begun()
+
+    nodes = [sends(moved(start, 1)), sends(moved(start, 2))]
+    _, metrics = one_round(PotluckStrategy(scale=SCALE, spool=tmp_path), record(start), nodes)
+
+    assert metrics["potluck-updates"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_a_fix():
+    """Not left to a traceback after hours of training: a reply has 456 bytes, and 17 of them fit."""
+    start = begun()
+    nodes = [sends(moved(start, seed)) for seed in range(20)]
+
+    with files_no_larger_than(8_192), pytest.raises(BadSetting, match="reply 18 of the round") as caught:
+        one_round(PotluckStrategy(scale=SCALE), record(start), nodes)
+
+    assert "spool=Path" in caught.value.__notes__[0]
 
 
 def test_bad_setting_is_a_mistake_and_not_a_refused_round():

@@ -32,8 +32,6 @@ class Means:
         Raises:
             BadUpdate: an error, or no usable number of examples.
         """
-        if message.has_error():
-            raise BadUpdate(f"the client failed: {message.error.reason or message.error.code}")
         metrics = only(message, MetricRecord)
         weight = min(number(metrics, weighted_by, None), most)
         if weight <= 0:

@@ -1,14 +1,12 @@
 """Adapters as Flower's arrays: read without trusting them, written under the names they came with."""
 
-import io
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Literal, final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from potluck.aggregation.errors import BadTensor
@@ -18,9 +16,14 @@ Values = NDArray[np.floating]
 
 STYLES: Final = (("lora_A", "lora_B"), ("lora_A.weight", "lora_B.weight"))
 """How the two factors of a module may be called after its name and a dot: by us, and by PEFT's state dict."""
-TYPES: Final = ("<f2", "<f4", "<f8")
 NUMPY: Final = "numpy.ndarray"
-MATRIX_DIMS: Final = 2
+PREAMBLE_BYTES: Final = 10
+HEADER: Final = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"{'descr': '(<f[248])', 'fortran_order': (True|False), 'shape': \((\d{1,9}), (\d{1,9})\), } *\n",
+    re.DOTALL,
+)
+"""Of a matrix of floats, version 1.0; see numpy.lib.format."""
 LARGEST: Final = float(np.finfo(np.float32).max)
 """Values beyond it are refused, in doubles too: squares of squares must stay finite."""
 
@@ -74,25 +77,25 @@ def layout_of(record: ArrayRecord) -> Layout:
 def values_of(array: Array, name: str) -> Values:
     """Return the values of *array*, a read-only (rows, columns) view of its bytes.
 
-    Its header is checked against its length first: `Array.numpy` allocates whatever shape the header claims.
+    The header must be the one that np.save writes, and is checked against the length: `Array.numpy` parses whatever a
+    stranger put there and allocates whatever shape it claims.
 
     Raises:
         BadTensor: anything but a matrix of floats, each finite and within float32's range.
     """
-    buffer = io.BytesIO(array.data)
-    try:
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(buffer)]
-        shape, fortran, dtype = read(buffer)
-    except (ValueError, KeyError) as error:
-        raise BadTensor(f"{name} is not an array as np.save writes it: {error}") from None
-    begin, values = buffer.tell(), math.prod(shape)
-    if array.stype != NUMPY or dtype.str not in TYPES or len(shape) != MATRIX_DIMS or min(shape) < 1:
+    header = HEADER.match(array.data) if array.stype == NUMPY else None
+    if header is None or int.from_bytes(header[1], "little") != header.end() - PREAMBLE_BYTES:
         raise BadTensor(
-            f"{name} is {array.stype} of {dtype} and shape {shape}", fix="send matrices of float16, float32 or float64"
+            f"{name} is no matrix of floats as np.save writes it, but {array.stype!r:.40}, {array.dtype!r:.40}, "
+            f"{array.shape!r:.80}",
+            fix="send matrices of float16, float32 or float64",
         )
-    if len(array.data) - begin != values * dtype.itemsize:
-        raise BadTensor(f"{name}: shape {shape} of {dtype} does not fit its {len(array.data) - begin} bytes")
-    matrix = np.frombuffer(array.data, dtype, offset=begin).reshape(shape, order="F" if fortran else "C")
+    dtype, rows, columns = np.dtype(header[2].decode()), int(header[4]), int(header[5])
+    size = len(array.data) - header.end()
+    if size != rows * columns * dtype.itemsize or not size:
+        raise BadTensor(f"{name}: {rows} × {columns} values of {dtype} do not fit its {size} bytes")
+    order: Literal["F", "C"] = "F" if header[3] == b"True" else "C"
+    matrix = np.frombuffer(array.data, dtype, offset=header.end()).reshape((rows, columns), order=order)
     if not max(float(matrix.max()), -float(matrix.min())) <= LARGEST:  # NaN is not
         raise BadTensor(f"{name} holds NaN, infinity, or a value beyond {LARGEST:.3g}")
     return matrix

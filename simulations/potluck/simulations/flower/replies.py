@@ -134,8 +134,6 @@ def read_reply(message: Message, sent: Sent, weighted_by: str) -> Reply:
     Raises:
         PotluckError: it is an error, or it is not what was asked for; the text says what is wrong.
     """
-    if message.has_error():
-        raise BadUpdate(f"the client failed: {message.error.reason or message.error.code}")
     arrays, metrics = only(message, ArrayRecord), only(message, MetricRecord)
     examples = number(metrics, weighted_by, None)
     if examples < 1:
@@ -164,7 +162,14 @@ def read_reply(message: Message, sent: Sent, weighted_by: str) -> Reply:
 
 
 def only(message: Message, kind: type[ArrayRecord] | type[MetricRecord]) -> ArrayRecord | MetricRecord:
-    """Return the one record of *kind* in *message*."""
+    """Return the one record of *kind* in *message*.
+
+    Raises:
+        BadUpdate: there is not one, or the message is an error.
+    """
+    if message.has_error() or not message.has_content():
+        said = message.error.reason or message.error.code if message.has_error() else "nothing"
+        raise BadUpdate(f"the client failed and says {said!r:.300}")
     found = [record for record in message.content.values() if isinstance(record, kind)]
     if len(found) != 1:
         raise BadUpdate(f"{len(found)} {kind.__name__}s", fix="send one ArrayRecord and one MetricRecord")

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple, Self, final
 
 import numpy as np
 
+from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.stored import StoredUpdates
 from potluck.aggregation.updates import Update, flat_bytes
 from potluck.simulations.flower.replies import Factors, Reply, Sent
@@ -37,10 +39,24 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # what did not fit on the disk is tried once more, and no longer wanted
+            self._file.close()
 
     def add(self, reply: Reply) -> None:
-        """Write one reply down."""
+        """Write one reply down.
+
+        Raises:
+            BadSetting: the disk is full.
+        """
+        try:
+            self._kept.append(self._written(reply))
+        except OSError as error:
+            raise BadSetting(
+                f"reply {len(self._kept) + 1} of the round could not be written down: {error}",
+                fix="name a folder with room for all replies of a round: PotluckStrategy(..., spool=Path(...))",
+            ) from error
+
+    def _written(self, reply: Reply) -> Kept:
         first = next(iter(reply.factors.values()))
         dtype = np.result_type(*(x for pair in reply.factors.values() for x in pair if x is not None))
         digest = hashlib.sha256(repr((dtype.str, reply.rank, reply.scale)).encode())
@@ -53,11 +69,11 @@ class Spool:
         facts = Reply(
             reply.node, {}, reply.rank, reply.scale, examples=reply.examples, capped=reply.capped, steps=reply.steps
         )
-        self._kept.append(Kept(facts, begin, dtype, first.b is not None, first.a is not None, digest.digest()))
+        self._file.flush()
+        return Kept(facts, begin, dtype, first.b is not None, first.a is not None, digest.digest())
 
     def updates(self) -> StoredUpdates:
         """Return all replies as updates that read a module from the file when it is asked for."""
-        self._file.flush()
         places = {(b, a): dict(self._places(b=b, a=a)) for b, a in {(kept.b, kept.a) for kept in self._kept}}
 
         def opened(place: int) -> Update:

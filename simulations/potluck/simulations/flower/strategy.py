@@ -69,7 +69,7 @@ class PotluckStrategy(Strategy):
     come, which takes no disk, more memory, and a rule that reads every update once.
 
     Raises:
-        BadSetting: no scale, or a pipeline that reads updates twice without a spool.
+        BadSetting: no scale, no such folder, or a pipeline that reads updates twice without a spool.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class PotluckStrategy(Strategy):
                 f"the adapter's scale is {scale}",
                 fix="give scale=lora_alpha / r from the clients' adapter config (lora_alpha / sqrt(r) with use_rslora)",
             )
+        if not isinstance(spool, bool) and not Path(spool).is_dir():
+            raise BadSetting(f"there is no folder {spool} for the spool", fix="make it, or use spool=True")
         self.pipeline = pipeline or Pipeline()
         stages = self.pipeline.stages()
         if spool is False and (stages.steps or isinstance(stages.rule, Coordinatewise) or stages.rule.foresees):
