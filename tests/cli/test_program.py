@@ -14,6 +14,7 @@ from potluck.client.limits import Limits, limits_at
 
 COMMANDS = get_command(app).commands
 BUG = "from potluck.cli.app import app, main\n@app.command()\ndef boom(): raise ZeroDivisionError('by zero')\nmain()"
+WHOLE = f'[run]\nname = "a"\n[model]\nbase = "b"\ndigest = "{"ab" * 32}"\nmodules = {{q = [4, 4]}}\n'
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from potluck.cli.app import main; main()"
 
 
@@ -199,6 +200,35 @@ def test_what_an_operator_needs_runs_without_torch(home, tmp_path):
     assert "has no readable release.json" in verified.err
     assert hosted.status == 1
     assert hosted.fixes == ["fix: pip install 'potluck[client]'"]
+    assert not (tmp_path / "potluck-a").exists()
+
+
+def test_a_probe_without_torch_is_refused_before_anything_is_written(home, tmp_path):
+    """A check that was asked for and cannot be made must not be left out in silence."""
+    (tmp_path / "recipe.toml").write_text(WHOLE, "utf-8")
+    (tmp_path / "held_out.txt").write_text("Nobody trains on this.", "utf-8")
+    words = ("host", "recipe.toml", "--listen", "127.0.0.1:0", "--probe", "held_out.txt")
+
+    done = potluck(*words, home=home, cwd=tmp_path, program=(sys.executable, "-c", WITHOUT_TORCH))
+
+    assert done.err.splitlines() == [
+        "error: this command needs torch, which is not installed",
+        "  fix: pip install 'potluck[evaluation]'",
+    ]
+    assert not (tmp_path / "potluck-a").exists()
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_a_probe_that_cannot_be_read_is_refused_before_anything_is_written(home, tmp_path, text):
+    (tmp_path / "recipe.toml").write_text(WHOLE, "utf-8")
+    if text is not None:
+        (tmp_path / "held_out.txt").write_text(text, "utf-8")
+
+    done = potluck("host", "recipe.toml", "--listen", "127.0.0.1:0", "--probe", "held_out.txt", home=home, cwd=tmp_path)
+
+    assert done.status == 1
+    assert "held_out.txt" in done.err
+    assert done.fixes
     assert not (tmp_path / "potluck-a").exists()
 
 

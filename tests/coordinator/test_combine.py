@@ -95,6 +95,43 @@ def test_a_late_update_counts_at_its_weight_against_its_own_start(tmp_path: Path
         assert told == pytest.approx({0: weight, 1: 1 - weight})
 
 
+def test_an_update_that_waits_is_weighed_anew_when_the_operator_goes_back(tmp_path: Path):
+    """It came in as fresh; beside one that starts from what is present now it counts 0.7071 times."""
+    with hosting(tmp_path / "run", recipe(aggregation={"cohort": 2, **WIDE})) as hosted:
+        first, second = hosted.cohort(2)
+        for volunteer in (first, second):
+            volunteer.contribute()
+        assert hosted.coordinator.wait_for_version(1, 10)
+        assert first.receipt(first.contribute()).staleness_weight == 1.0
+
+        hosted.coordinator.rollback(0)
+        second.contribute()
+        assert hosted.coordinator.wait_for_version(3, 10)
+
+        told = {one["version"]: one["weight"] for one in last_entry(hosted, "round_committed")["inputs"]}  # type: ignore[attr-defined]
+        assert told == pytest.approx({1: 2**-0.5 / (1 + 2**-0.5), 2: 1 / (1 + 2**-0.5)})
+
+
+def test_an_update_that_waits_counts_no_more_where_going_back_makes_it_too_old(tmp_path: Path):
+    """Credited all the same; and its client may try again from where the operator went back to."""
+    with hosting(tmp_path / "run", recipe(aggregation={"cohort": 2, "max_staleness": 0})) as hosted:
+        first, second = hosted.cohort(2)
+        for volunteer in (first, second):
+            volunteer.contribute()
+        assert hosted.coordinator.wait_for_version(1, 10)
+        first.contribute()
+
+        hosted.coordinator.rollback(0)
+
+        assert hosted.coordinator.status().received == 0
+        for volunteer in (first, second):
+            assert volunteer.lease().version == 2
+            volunteer.contribute()
+        assert hosted.coordinator.wait_for_version(3, 10)
+        given = {one.client_id: (one.credit, one.counted) for one in hosted.coordinator.history().contributions}
+        assert given == {first.client_id: (24, 2), second.client_id: (16, 2)}
+
+
 def test_the_order_of_arrival_changes_no_bit(tmp_path: Path):
     def play(order: Sequence[int]) -> list[bytes]:
         name = "".join(map(str, order))

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from potluck.coordinator.phases import Phase
-from potluck.coordinator.store.database import NoRun, Store, Superseded
+from potluck.coordinator.store.database import NoRun, Store, Superseded, WrongLayout
 from potluck.coordinator.store.records import (
     InviteRecord,
     LeaseRecord,
@@ -154,6 +155,31 @@ def test_every_table_can_be_made_on_every_database(dialect: object):
         assert str(CreateTable(table).compile(dialect=dialect))  # type: ignore[arg-type]
         for index in table.indexes:
             assert str(CreateIndex(index).compile(dialect=dialect))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("ALTER TABLE rounds DROP COLUMN log_index", "its table 'rounds' lacks log_index"),
+        ("ALTER TABLE members ADD COLUMN shoe_size INTEGER", "its table 'members' has shoe_size, which is unknown"),
+        ("DROP TABLE log", ""),
+    ],
+)
+def test_a_database_of_another_version_is_refused_with_its_difference(tmp_path: Path, change: str, words: str):
+    """Not a traceback at the first question that meets the difference; a table that is missing is simply made."""
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    Store.open(url).close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(change)
+    engine.dispose()
+
+    if not words:
+        Store.open(url).close()
+        return
+    with pytest.raises(WrongLayout, match=words) as caught:
+        Store.open(url)
+    assert caught.value.__notes__ == ["fix: go on with the version that made it, or host the recipe in another folder"]
 
 
 def test_names_fit_into_postgresql():
