@@ -220,6 +220,7 @@ def test_the_bound_on_cosines_is_a_quarter_and_four_deviations():
     loose = Bounds(against=0.9)  # the median is 1 and the believed deviation 0.05, so the bound is 0.8
     for cosine, named in ((0.81, []), (0.79, [4])):
         assert found(with_one(cosine), "cosine", bounds=loose) == named
+    assert found(np.vstack([with_one(0.79), np.zeros((9, 2))]), "cosine", bounds=loose) == [4]  # zeros do not vote
     for cosine, named in ((0.61, []), (0.59, [4])):
         assert found(with_one(cosine), "cosine", bounds=loose, error=0.05) == named
 
@@ -236,6 +237,13 @@ def test_free_riders_are_named():
 
     assert [(f.place, f.check) for f in findings] == [(2, "zero"), (5, "zero")]
     assert findings[0].sentence == "states 1 examples and 7 steps and moved the adapter by 0"
+
+
+def test_one_that_sends_nothing_does_not_hide_one_that_sends_too_much():
+    rows = honest(np.random.default_rng(1), 8, spread=0.0)
+    rows[2], rows[3] = 0, 100 * rows[3]
+
+    assert [(f.place, f.check) for f in screen(facts(8), rows @ rows.T)] == [(2, "zero"), (3, "norm")]
 
 
 def test_a_round_of_nothing_is_named_as_that():
@@ -312,6 +320,7 @@ def test_less_than_half_of_ones_part_is_weighted_down():
     assert not any(v.weighted_down for v in trust((), 0.5 * shares, shares))
     assert not trust((), np.array([0.126, 0.29, 0.29, 0.294]), shares)[0].weighted_down
     assert trust((), np.array([0.124, 0.29, 0.29, 0.296]), shares)[0].weighted_down
+    assert not trust((), np.array([0.125, 0.25, 0.25, 0.375]), shares)[0].weighted_down  # half exactly is not less
     assert all(v.weighted_down for v in trust((), np.zeros(4), shares))
 
 
