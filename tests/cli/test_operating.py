@@ -91,6 +91,6 @@ def test_the_operator_sees_who_was_weighted_down_and_which_version_was_refused(
     assert "times as long as the median update" in row
     assert "2: refused, version 1 stays" in status.out
     assert (now["round"], now["phase"], now["probe"]["loss_before"]) == (2, "refused", 2.0)
-    rounds = {line["round"]: line for line in told if "inputs" in line}
+    rounds = {line["ended"]["round"]: line["ended"] for line in told if "ended" in line}
     assert rounds.keys() == {1, 2}
     assert any(one["client"] == loud and one["weighted_down"] for one in rounds[1]["inputs"])

@@ -90,7 +90,7 @@ def show_history(folder: Path, limit: int, *, as_json: bool) -> None:
         for version in found.versions[:limit]:
             show({name: _hex(value) for name, value in asdict(version).items()}, as_json=True)
         for report in found.reports[:limit]:
-            show(plain(report), as_json=True)
+            show({"ended": plain(report)}, as_json=True)
         for gave in found.contributions[:limit]:
             show({name: _hex(value) for name, value in asdict(gave).items()}, as_json=True)
         return
