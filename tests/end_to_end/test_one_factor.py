@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from commands import calm_home, notes, potluck, recipe_at, stage
+from potluck.client.consent import update_bytes
+from potluck.client.training.completing import completed
+from potluck.wire.recipe import Recipe
 from tiny import tiny_base
 
 VERSIONS = 3
@@ -54,27 +57,25 @@ def run(folder: Path, base: Path, rule: str) -> Run:
         lines = potluck("history", "--folder", folder / "run", "--json", home=home).lines
         host.send(signal.SIGINT)
         assert host.end().status == 0
-    versions = sorted((line for line in lines if "adapter_digest" in line), key=lambda line: line["version"])[1:]
+    versions = sorted((line for line in lines if "loss_before" in line), key=lambda line: line["version"])[1:]
     losses = tuple((line["loss_before"], line["loss_after"]) for line in versions)
-    return Run(losses, status["bytes_in"], sum(line["counted"] for line in lines if "client_id" in line))
+    return Run(losses, status["bytes_in"], sum(line["counted"] for line in lines if "counted" in line))
 
 
-@pytest.fixture(scope="module")
-def both_factors(base: Path, tmp_path_factory) -> Run:
-    """What rule mean comes to."""
-    return run(tmp_path_factory.mktemp("both") / "mean", base, "mean")
+def both_factors_bytes(base: Path, folder: Path) -> int:
+    """Return how many bytes all updates of such a run take under a rule that trains both factors."""
+    recipe = completed(Recipe.read(recipe_at(folder / "both.toml", base)), folder / "cache")
+    return 2 * VERSIONS * update_bytes(recipe)
 
 
 @pytest.mark.parametrize("rule", ["ffa", "rolora"])
-def test_a_run_of_one_factor_learns_at_half_the_upload(base: Path, both_factors: Run, tmp_path: Path, rule: str):
+def test_a_run_of_one_factor_learns_at_half_the_upload(base: Path, tmp_path: Path, rule: str):
     """Every update counts, each version begins lower than the one before, and half as many bytes travel."""
     one = run(tmp_path / rule, base, rule)
 
-    print(f"{rule}: {one}\nmean: {both_factors}")  # noqa: T201 - shown with -s
-    assert (one.counted, both_factors.counted) == (2 * VERSIONS, 2 * VERSIONS)
+    assert one.counted == 2 * VERSIONS
     assert all(after < before for before, after in one.losses)
     begins = [before for before, _ in one.losses]
     assert begins == sorted(begins, reverse=True)
-    assert begins[0] == pytest.approx(both_factors.losses[0][0], rel=1e-6)
     assert begins[0] - begins[-1] > 0.03 * begins[0]
-    assert 0.4 < one.bytes_in / both_factors.bytes_in < 0.65
+    assert 0.4 < one.bytes_in / both_factors_bytes(base, tmp_path) < 0.6
