@@ -18,7 +18,7 @@ import os
 import platform
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -33,7 +33,9 @@ import torch
 from small_lm import CAST, Lesson, SmallLM, small_lm
 
 from potluck.aggregation import LowRank, Pipeline, PotluckError, Report, State, Update, aggregate, broadcast
+from potluck.aggregation.cohort import Cohort
 from potluck.aggregation.updates import first_bad_value
+from potluck.aggregation.weighing import Wanted, weighed
 from potluck.aggregation.weights.registry import DEFAULT_DEFENCE
 from potluck.simulations.attacks import ATTACKS, Attack
 
@@ -72,8 +74,8 @@ DEFENCES: Final[Mapping[str, Pipeline]] = MappingProxyType(
     }
 )
 """Of the last four, clients train B alone."""
-COMPARED: Final = ("krum", "multikrum", "dnc", "default")
-"""Defences whose every round is weighed from sketched inner products too."""
+SELECTING: Final = ("krum", "multikrum", "dnc")
+"""Steps whose selection from sketched inner products is compared with that from exact ones, in runs of the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ class Seen:
     found_honest: int = 0
     hostile_share: float = 0.0
     """Of the coefficients of the last round."""
-    sketch_same_selection: list[bool] = field(default_factory=list)
-    sketch_weight_shift: list[float] = field(default_factory=list)
+    swapped: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """By selecting step and round: how many honest and how many hostile updates a sketch selects otherwise."""
 
     def note(self, report: Report) -> None:
         """Count whom the screening named, and what the hostile weigh."""
@@ -131,7 +133,8 @@ def run(study: Study, cell: Cell) -> dict[str, object]:
     seen = Seen(0)
     for number in range(study.rounds):
         published, seed = broadcast(master, init), 1000 * cell.seed + number
-        honest = lm.train(published, range(HONEST if play else len(CAST)), init, seed)
+        clients = range(HONEST if play else len(CAST))
+        honest = lm.train(published, clients, init, seed) if number else begun(study, clients, init, seed)
         if not all(map(finite, honest)):
             return {"diverged": number}
         updates = [update for update in [*honest, *(play(honest, HOSTILE, rng) if play else [])] if finite(update)]
@@ -142,22 +145,23 @@ def run(study: Study, cell: Cell) -> dict[str, object]:
         except PotluckError as error:
             return {"refused": " ".join([str(error), *error.__notes__])}
         seen.note(result.report)
-        if cell.rule in COMPARED:
-            same, shift = agreement(updates, master, pipeline, result.report.weights)
-            seen.sketch_same_selection.append(same)
-            seen.sketch_weight_shift.append(shift)
+        for step, swapped in disagreements(updates, master) if cell.rule == "default" else ():
+            seen.swapped.setdefault(step, []).append(swapped)
         master, state = result.master, result.state
     loss = float(np.mean(lm.losses(broadcast(master, init), range(HONEST))))
     return {"loss": loss, "cpu_s": time.process_time() - began, **asdict(seen)}
 
 
-def agreement(
-    updates: Sequence[Update], master: Mapping[str, LowRank], pipeline: Pipeline, exact: Sequence[float]
-) -> tuple[bool, float]:
-    """Return whether sketched inner products select the same updates, and the Σ|Δc| / Σ|c| of the coefficients."""
-    weights = aggregate(updates, master, replace(pipeline, exact_up_to=0)).report.weights
-    same = [weight != 0 for weight in weights] == [weight != 0 for weight in exact]
-    return same, float(np.abs(np.subtract(weights, exact)).sum() / np.abs(exact).sum())
+def disagreements(updates: Sequence[Update], master: Mapping[str, LowRank]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield, by selecting step, how many honest and how many hostile updates sketch and exact products part over."""
+    cohort = Cohort(updates, (), master)
+    census = cohort.census(HOSTILE)
+    wanted = Wanted(steps=(), exact=True, screened=True, reference=None, mapped=map)
+    exact, sketch = (weighed(cohort, census, each).ballot for each in (wanted, replace(wanted, exact=False)))
+    for name in SELECTING:
+        (step,) = defence(name).stages().steps
+        chosen, other = (np.array(cohort.as_given(step.cast(each).coefficients)) != 0 for each in (exact, sketch))
+        yield name, (int(np.sum((chosen != other)[:HONEST])), int(np.sum((chosen != other)[HONEST:])))
 
 
 def finite(update: Update) -> bool:
@@ -179,6 +183,12 @@ def loaded(study: Study) -> SmallLM:
     """Return the model, once a process."""
     torch.set_num_threads(1)
     return small_lm(Path(study.cache), study.lesson)
+
+
+@cache
+def begun(study: Study, clients: range, init: str, seed: int) -> list[Update]:
+    """Return the honest updates of the first round, in which nobody has attacked yet: once for all cells."""
+    return loaded(study).train({}, clients, init, seed)
 
 
 def about(study: Study) -> dict[str, object]:

@@ -70,17 +70,28 @@ def table(cells: Cells, rules: Sequence[str], attacks: Sequence[str]) -> Iterabl
         yield f"| {rule} | " + " | ".join(losses) + f" | {worst} | {seeds} |"
 
 
-def agreement(cells: Cells, rules: Sequence[str], attacks: Sequence[str]) -> Iterable[str]:
-    """Yield the lines of the table of selections from sketched and from exact inner products."""
-    yield "| weights | " + " | ".join(attacks) + " | all |"
+def agreement(cells: Cells, attacks: Sequence[str]) -> Iterable[str]:
+    """Yield the lines of the table of selections from sketched and from exact inner products, in the default's runs."""
+    runs = {attack: list(cells.get(("default", attack), {}).values()) for attack in attacks}
+    steps = sorted({step for cells in runs.values() for cell in cells for step in cell.get("swapped", {})})
+    yield "| selection | " + " | ".join(attacks) + " | all |"
     yield "|" + "---|" * (len(attacks) + 2)
-    for rule in rules:
-        same = [
-            [one for cell in cells.get((rule, attack), {}).values() for one in cell.get("sketch_same_selection", [])]
-            for attack in attacks
-        ]
-        counts = [f"{sum(each)}/{len(each)}" for each in [*same, [one for each in same for one in each]]]
-        yield f"| {rule} | " + " | ".join(counts) + " |"
+    for step in steps:
+        rounds = [[one for cell in runs[attack] for one in cell.get("swapped", {}).get(step, [])] for attack in attacks]
+        for what, place in (("hostile", (1,)), ("everybody", (0, 1))):
+            same = [[not any(one[i] for i in place) for one in each] for each in rounds]
+            counts = [f"{sum(each)}/{len(each)}" for each in [*same, [one for each in same for one in each]]]
+            yield f"| {step}, {what} | " + " | ".join(counts) + " |"
+
+
+def screened(cells: Cells, attacks: Sequence[str]) -> Iterable[str]:
+    """Yield the lines of the table of whom screening named in the default's runs, counted by update and round."""
+    yield "| named | " + " | ".join(attacks) + " |"
+    yield "|" + "---|" * (len(attacks) + 1)
+    for what in ("found_hostile", "found_honest", "hostile_share"):
+        counts = [[cell[what] for cell in cells.get(("default", attack), {}).values()] for attack in attacks]
+        words = [f"{np.mean(each):.2f}" if what == "hostile_share" else f"{sum(each)}" for each in counts]
+        yield f"| {what.replace('_', ' ')} | " + " | ".join(words) + " |"
 
 
 def draw(cells: Cells, rules: Sequence[str], attacks: Sequence[str], png: Path) -> None:
@@ -114,8 +125,8 @@ def main() -> None:
     print("", *table(cells, rules, plain), sep="\n")
     if special:
         print("", *table(cells, sorted({rule for rule, attack in cells if ":" in attack}), special), sep="\n")
-    compared = [rule for rule in ("krum", "multikrum", "dnc", "default") if any(r == rule for r, _ in cells)]
-    print("", *agreement(cells, compared, plain), sep="\n")
+    print("", *agreement(cells, plain), sep="\n")
+    print("", *screened(cells, plain), sep="\n")
     draw(cells, rules, plain, options.png)
 
 
