@@ -288,4 +288,4 @@ def test_codecs_stand_from_the_most_to_the_least_exact():
     ]
 
     assert errors == sorted(errors)
-    assert [name for name in CODECS if make_codec(name).forgets] == ["topk", "sparse2bit"]
+    assert [name for name in CODECS if make_codec(name).forgets] == ["levels", "topk", "sparse2bit"]

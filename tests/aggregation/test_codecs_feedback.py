@@ -23,7 +23,9 @@ def changes(seed: int, turn: int) -> dict[str, np.ndarray]:
     return {"q.lora_A": rng.normal(size=(4, 30)), "q.lora_B": rng.standard_t(3, size=(25, 4))}
 
 
-@given(seed=st.integers(0, 1000), codec=st.sampled_from(["sparse2bit", "topk", "int4", "nf4", "int8", "fp16"]))
+@given(
+    seed=st.integers(0, 1000), codec=st.sampled_from(["sparse2bit", "levels", "topk", "int4", "nf4", "int8", "fp16"])
+)
 @settings(deadline=None, max_examples=40)
 def test_all_that_was_sent_and_what_is_left_is_all_that_changed(seed: int, codec: str):
     """T7: Σ sent + e_T = Σ Δ to 1e-12 with β = 1, whatever the codec."""

@@ -240,7 +240,7 @@ def test_a_recipe_whose_updates_are_absurd_is_refused_without_making_one(client,
     assert most < 20_000_000
 
 
-@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "nf4", "int4", "topk", "sparse2bit"])
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "nf4", "int4", "levels", "topk", "sparse2bit"])
 def test_the_estimated_size_is_that_of_noise_through_the_codec(codec):
     whole = recipe(
         codec={"name": codec, "may_forget": True}, model={"modules": {"a.q_proj": [400, 300], "b.q_proj": [40, 3_000]}}

@@ -49,6 +49,8 @@ def record_by_the_page(record: bytes, facts: dict[str, str]) -> list[float]:
         return nibbles_by_the_page(content, count, whole["block"], lambda code: (code - 8) / 7)
     if facts["codec"] == "nf4":
         return nibbles_by_the_page(content, count, whole["block"], lambda code: NF4[code])
+    if facts["codec"] == "levels":
+        return levels_by_the_page(content, count, whole["levels"], whole["block"])
     return sparse_by_the_page(content, count, facts["codec"], whole)
 
 
@@ -59,6 +61,23 @@ def nibbles_by_the_page(content: bytes, count: int, block: int, level: Callable[
     peak = planes(content[at + len(ratios) :], 1, "f")[0][0]
     scale = [0.0 if g == 255 else peak * 2 ** (-g / 16) for g in ratios]
     return [level(code) * scale[i // block] for i, code in enumerate(codes)]
+
+
+def levels_by_the_page(content: bytes, count: int, levels: int, block: int) -> list[float]:
+    if levels == 3:
+        at = -(-count // 5)
+        codes = [byte // 3**place % 3 for byte in content[:at] for place in range(5)][:count]
+    else:
+        at = (levels // 2 * count + 7) // 8
+        codes = bits(content, levels // 2, count)
+    each = 2 if levels == 4 else 1
+    shares, used = planes(content[at:], each * -(-count // block), "e")
+    peak = planes(content[at + used :], 1, "f")[0][0]
+    found = []
+    for i, code in enumerate(codes):
+        m = [peak * share for share in shares[each * (i // block) :][:each]]
+        found.append(([0.0, *m, -m[0]] if levels == 3 else [*m, *(-one for one in m)])[code])
+    return found
 
 
 def sparse_by_the_page(content: bytes, count: int, codec: str, whole: dict[str, int]) -> list[float]:

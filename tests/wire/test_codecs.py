@@ -35,9 +35,10 @@ def test_by_default_updates_are_half_precision_and_compressed():
         ({"name": "int8", "accepts": ["fp64"]}, BadSetting, "do not travel as fp64"),
         ({"beta": 0}, BadSetting, "beta"),
         ({"beta": 1.01}, BadSetting, "beta"),
-        ({"name": "topk"}, BadSetting, "'topk' leaves most of an update out, and codec.error_feedback is false"),
-        ({"name": "sparse2bit"}, BadSetting, "'sparse2bit' leaves most of an update out"),
-        ({"name": "int8", "accepts": ["topk"]}, BadSetting, "'topk' leaves most"),
+        ({"name": "topk"}, BadSetting, "'topk' leaves much of an update out, and codec.error_feedback is false"),
+        ({"name": "sparse2bit"}, BadSetting, "'sparse2bit' leaves much of an update out"),
+        ({"name": "levels"}, BadSetting, "'levels' leaves much of an update out"),
+        ({"name": "int8", "accepts": ["topk"]}, BadSetting, "'topk' leaves much"),
     ],
 )
 def test_what_would_not_work_is_refused_with_the_reason(settings, error, says: str):

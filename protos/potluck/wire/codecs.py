@@ -48,7 +48,7 @@ class Codec(Settings):
     accepts: tuple[Word, ...] = ()
     """Codecs that are taken beside this one; empty means those of int8, fp16 and fp32 that are more exact."""
     may_forget: bool = False
-    """Whether topk or sparse2bit may be used without error feedback: what they leave out is then never learned."""
+    """Whether levels, topk or sparse2bit may do without error feedback: what they leave out is then never learned."""
 
     @model_validator(mode="after")
     def _can_be_made(self) -> Self:
@@ -64,7 +64,7 @@ class Codec(Settings):
         coarse = [name for name in self.accepted if make_codec(name).forgets]
         if coarse and not (self.error_feedback or self.may_forget):
             raise BadSetting(
-                f"codec {coarse[0]!r} leaves most of an update out, and codec.error_feedback is false",
+                f"codec {coarse[0]!r} leaves much of an update out, and codec.error_feedback is false",
                 fix="set codec.error_feedback to true, or codec.may_forget if that is what you want to study",
             )
         return self

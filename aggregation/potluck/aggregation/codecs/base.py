@@ -37,7 +37,7 @@ class Codec(Protocol):
     shows: ClassVar[bool]
     """Whether its parts are tensors that other readers of safetensors files make sense of."""
     forgets: ClassVar[bool]
-    """Whether it leaves most values out, so that without error feedback they would never be learned."""
+    """Whether it leaves so much out that without error feedback it would never be learned."""
 
     def parts(self, values: int) -> tuple[Part, ...]:
         """Return what a tensor of so many values is stored as; allocate nothing."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from potluck.aggregation.codecs.base import Codec
 from potluck.aggregation.codecs.blocks import Int4, Int8, Nf4
+from potluck.aggregation.codecs.levels import Levels
 from potluck.aggregation.codecs.plain import Fp16, Fp32, Fp64
 from potluck.aggregation.codecs.sparse import Sparse2Bit, TopK
 from potluck.aggregation.errors import BadSetting, BadTensor
@@ -19,6 +20,7 @@ CODECS: Final[Mapping[str, Callable[..., Codec]]] = MappingProxyType(
         "int8": Int8,
         "nf4": Nf4,
         "int4": Int4,
+        "levels": Levels,
         "topk": TopK,
         "sparse2bit": Sparse2Bit,
     }
