@@ -1,11 +1,12 @@
 """Rounds that train one factor: the manifest of a version, the other factor from the start, late ones by rule."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinators import hosting
+from coordinators import FakeClock, hosting
 from potluck.aggregation import decode, encode, from_tensors
 from potluck.coordinator.checkpoints import TRUSTED
 from potluck.coordinator.opening import OtherRecipe
@@ -114,3 +115,30 @@ def test_a_rule_that_needs_other_tensors_cannot_take_over_a_run(tmp_path: Path):
     with pytest.raises(OtherRecipe, match=r"aggregation\.rule: 'mean' became 'ffa'"):
         Coordinator.open(tmp_path / "run", recipe(aggregation={"rule": "ffa"}))
     Coordinator.open(tmp_path / "run", recipe(aggregation={"rule": "flora"})).stop()
+
+
+@pytest.mark.parametrize("outer", ["fedadam", "fedavgm"])
+def test_what_an_outer_step_remembers_survives_a_restart(tmp_path: Path, outer: str):
+    """Three versions of ffa, with a restart before each and with none: the same bytes are published.
+
+    The moments of an element-wise step are in the basis of A, which is kept; so is the master's, in the checkpoint.
+    """
+    stated = recipe(aggregation={"rule": "ffa", "cohort": 2, "outer": outer, "settings": {"eta": 0.05}})
+    digests = {}
+    for name, restarts in (("straight", False), ("restarted", True)):
+        clock = FakeClock()
+        made = []
+        with ExitStack() as stack:
+            hosted = stack.enter_context(hosting(tmp_path / name, stated, clock=clock))
+            for version in range(3):
+                if restarts and version:
+                    stack.close()
+                    hosted = stack.enter_context(hosting(tmp_path / name, stated, clock=clock))
+                for volunteer in hosted.cohort(2):
+                    volunteer.contribute(examples=8 + volunteer.seed)
+                assert hosted.coordinator.wait_for_version(version + 1, DEADLINE_S)
+                made.append(hosted.volunteer(9).lease().adapter.digest)
+        digests[name] = made
+
+    assert digests["straight"] == digests["restarted"]
+    assert len(set(digests["straight"])) == 3
