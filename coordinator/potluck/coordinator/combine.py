@@ -4,83 +4,27 @@ What is combined was written down when the round closed.  It is sorted by digest
 and added with one BLAS thread: the same inputs give the same bits, in any order of arrival, however often it is done.
 """
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final, final, overload
+from typing import Final
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
-from potluck.aggregation import LowRank, Update, aggregate, broadcast, encode, from_deltas, start, to_tensors
-from potluck.aggregation.errors import BadUpdate, PotluckError
-from potluck.coordinator.checkpoints import Checkpoint, published, read_checkpoint
+from potluck.aggregation import aggregate, broadcast, encode, to_tensors
+from potluck.aggregation.errors import PotluckError
+from potluck.coordinator.checkpoints import Checkpoint, read_checkpoint
 from potluck.coordinator.committing import Made, conclude, give_up
+from potluck.coordinator.inputs import Inputs
 from potluck.coordinator.probe import Judgement, Measured, Probe
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Superseded
-from potluck.coordinator.store.records import Input, Version
 from potluck.wire.refusals import Refusal
-from potluck.wire.tensors import decode_update
 
 LOG = logging.getLogger(__name__)
 _THREADS: Final = 1
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Inputs(Sequence[Update]):
-    """A round's updates, read and decoded one at a time as they are asked for."""
-
-    site: Site
-    rows: Sequence[Input]
-    versions: Mapping[int, Version]
-    onto: int
-    """The version that they are added to: it may be another than when they came in, after a rollback or a refusal."""
-    _starts: dict[int, Mapping[str, LowRank]] = field(default_factory=dict, init=False, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Update: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Update]: ...
-    def __getitem__(self, place: int | slice) -> Update | Sequence[Update]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        row = self.rows[place]
-        data = self.site.folders.spool.read(row.digest)
-        if hashlib.sha256(data).digest() != row.digest:
-            raise BadUpdate(f"update {row.digest.hex()[:16]}… was damaged on this disk", fix="check the disk")
-        changes = decode_update(data, self.site.plan.manifest(row.version))
-        self.site.on_step(Step.COMPUTE, When.INSIDE)
-        return from_deltas(
-            changes,
-            self._start(row.version),
-            examples=row.examples,
-            steps=row.steps,
-            staleness=max(0, self.onto - row.version),
-            moves=self.site.plan.recipe.moves(row.version),
-        )
-
-    def _start(self, number: int) -> Mapping[str, LowRank]:
-        """Return what clients of that version started from: the same bits as on their machines."""
-        if number not in self._starts:
-            recipe, version = self.site.plan.recipe, self.versions[number]
-            digest = version.adapter_digest
-            self._starts[number] = start(
-                published(self.site.folders.blobs.read(digest)) if digest else {},
-                recipe.modules(),
-                init=recipe.init,
-                rank=recipe.adapter.rank,
-                scale=recipe.adapter.scale,
-                seed=version.seed,
-            ).trainable
-        return self._starts[number]
 
 
 def combine_rounds(site: Site) -> list[int]:
@@ -152,7 +96,7 @@ def _compute(site: Site, number: int) -> Made:
     recipe = site.plan.recipe
     with _one_thread():
         inputs = Inputs(site, rows, versions, parent.version)
-        result = aggregate(inputs, before.master, recipe.pipeline(len(rows)), before.state)
+        result = aggregate(inputs.updates(), before.master, recipe.pipeline(len(rows)), before.state)
         checkpoint = Checkpoint(result.master, result.state).to_bytes()
         adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
     site.on_step(Step.COMPUTE, When.AFTER)
