@@ -88,7 +88,8 @@ class Levels:
         else:
             table = np.concatenate([sizes, -sizes], axis=1)
             places = unpacked(data, self._width, values).astype(np.int64)
-        found: NDArray[np.float32] = table[np.arange(values) // self.block, places]
+        places += np.repeat(np.arange(len(table)) * table.shape[1], self.block)[:values]
+        found: NDArray[np.float32] = table.reshape(-1)[places]
         return found
 
     @property
