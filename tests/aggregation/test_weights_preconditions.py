@@ -1,5 +1,7 @@
 """What the weight steps refuse, at the exact boundary, and that they say with which numbers."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -255,3 +257,32 @@ def test_the_excess_of_a_median_is_never_less_than_it_is():
         early = geometric_median(rows @ rows.T, weights, iterations=iterations)
         assert 0 <= 1 - least / cost(early.coefficients) <= early.excess
         assert early.iterations == iterations
+        before = weights / weights.sum()
+        if iterations > 1:
+            before = geometric_median(rows @ rows.T, weights, iterations=iterations - 1).coefficients
+        away = rows - before @ rows
+        pulls = weights[:, None] / weights.sum() * away / np.linalg.norm(away, axis=1)[:, None]
+        step = np.linalg.norm((early.coefficients - before) @ rows) / np.median(np.linalg.norm(rows, axis=1))
+        assert early.excess == pytest.approx(2 * np.linalg.norm(pulls.sum(axis=0)), rel=1e-6)
+        assert early.moved == pytest.approx(step, rel=1e-6)
+
+
+def test_the_defaults_are_those_that_recipes_rely_on():
+    """A recipe that names a step and no setting means these numbers."""
+    defaults = {
+        field.name: field.default for kind in WEIGHTS.values() for field in fields(kind) if field.default is not None
+    }
+
+    assert defaults == {
+        "cap_factor": 1.0,
+        "clip_iterations": 10,
+        "clip_from_mean": False,
+        "bucket_size": 2,
+        "krum_margin": 1,
+        "median_smoothing": 1e-7,
+        "median_tolerance": 1e-8,
+        "median_iterations": 5000,
+        "dnc_factor": 1.0,
+        "dnc_rounds": 1,
+        "min_cosine": 0.0,
+    }
