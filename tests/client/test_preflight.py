@@ -10,7 +10,7 @@ import pytest
 from chaos import chaos
 from coordinators import hosting
 from fakes import IDLE, Client, NoFit
-from potluck.client.consent import NEVER_LEAVES, Estimate, update_bytes
+from potluck.client.consent import NEVER_LEAVES, Estimate, kept_bytes, update_bytes
 from potluck.client.errors import NotReady
 from potluck.client.identity import display, identity_at
 from potluck.client.join import enrol
@@ -216,6 +216,14 @@ def test_the_size_on_the_card_is_that_of_a_real_update(hosted, client):
 
 
 HUGE = {f"layers.{n}.q_proj": [1_000_000, 1_000_000] for n in range(6)}
+
+
+def test_the_disk_that_error_feedback_needs_is_asked_for():
+    """An update of 112 numbers, a rest and the start that it is expressed in, each of them twice."""
+    feedback = {"name": "int4", "error_feedback": True}
+
+    assert kept_bytes(recipe(codec=feedback)) == 112 * 6 * 2
+    assert kept_bytes(recipe()) == 0
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,11 @@ def update_bytes(recipe: Recipe) -> int:
     return bare + round((max(even, odd) - len(names)) * (many - one) / (typical - 1))
 
 
+def kept_bytes(recipe: Recipe) -> int:
+    """Return what error feedback takes on the disk: a float32 and a float16 a number, for two updates at a time."""
+    return 2 * (4 + 2) * update_numbers(recipe) if recipe.codec.error_feedback else 0
+
+
 def too_large(recipe: Recipe) -> str:
     """Return what about an update is too large for anybody, or nothing."""
     numbers = update_numbers(recipe)

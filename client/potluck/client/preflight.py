@@ -12,6 +12,7 @@ from potluck.client.consent import (
     ConsentCard,
     Estimate,
     coordinator_words,
+    kept_bytes,
     rough_estimate,
     too_large,
     update_bytes,
@@ -245,6 +246,7 @@ def check_machine(found: Preflight) -> Iterator[Check]:
             yield Check("memory", Verdict.ERROR, message, "take part from a machine with that much memory")
     if disk is not None:
         wanted = (need.download_bytes or 0) + 4 * (found.about.adapter_bytes if found.about else 0)
+        wanted += kept_bytes(found.recipe)
         enough = disk >= wanted
         message = f"{disk / GIB:.1f} GiB of disk free, {wanted / GIB:.1f} GiB needed"
         yield Check("disk", Verdict.OK if enough else Verdict.ERROR, message, "" if enough else "make room")
