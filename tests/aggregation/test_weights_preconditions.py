@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ballots import ballot_of, cast, facts
-from potluck.aggregation import BadSetting, BadUpdate
+from potluck.aggregation import BadSetting, BadUpdate, Pipeline
 from potluck.aggregation.weights.ballot import Ballot
+from potluck.aggregation.weights.clipping import NormBound
 from potluck.aggregation.weights.median import geometric_median
+from potluck.aggregation.weights.mixing import Bucketing
 from potluck.aggregation.weights.registry import WEIGHTS
 
 LEAST = {
@@ -286,3 +288,13 @@ def test_the_defaults_are_those_that_recipes_rely_on():
         "dnc_rounds": 1,
         "min_cosine": 0.0,
     }
+
+
+def test_a_count_may_come_as_a_float():
+    """A recipe is read strictly into floats, so `bucket_size = 3` arrives as 3.0; 2.5 buckets are refused as before."""
+    pipeline = Pipeline(weights=("bucketing", "norm_bound"), settings={"bucket_size": 3.0, "max_norm": 0.5})
+
+    assert pipeline.stages().steps == (Bucketing(bucket_size=3), NormBound(max_norm=0.5))
+    assert isinstance(pipeline.stages().steps[0].bucket_size, int)
+    with pytest.raises(BadSetting, match=r"^bucket_size is 2.5"):
+        Pipeline(weights=("bucketing",), settings={"bucket_size": 2.5})

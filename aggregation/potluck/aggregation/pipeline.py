@@ -102,7 +102,12 @@ class Pipeline:
         return tuple(weight for weight, step in zip(weights, flags, strict=True) if not step), tuple(steps)
 
     def _built(self, kind: Callable[..., Any]) -> Any:  # noqa: ANN401 - one of three Protocols
-        return kind(**{name: self.settings[name] for name in settings_of(kind) if name in self.settings})
+        return kind(**{name: as_counted(self.settings[name]) for name in settings_of(kind) if name in self.settings})
+
+
+def as_counted(value: float) -> float:
+    """Return a whole number as an integer: a recipe's reader makes every number a float, and some settings count."""
+    return int(value) if float(value).is_integer() else value
 
 
 def settings_of(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - any dataclass
