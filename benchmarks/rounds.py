@@ -1,109 +1,122 @@
 """Rounds on a disk for benchmarks: many updates of 4.6 million numbers, one file each, read module by module.
 
-48 modules of 3000 × 3000 at rank 16: 96 arrays, 4,608,000 float32, 18.4 MB.  The same files serve every side.
+48 modules of 3000 × 3000.  A round of both factors has rank 16: 96 arrays.  A round of one factor has rank 32 and the
+other factor public: 48 arrays.  Both are 4,608,000 float32 numbers, 18.4 MB, for whoever reads them.
 Clients of a round agree in part: each moves along a common direction, with singular values that fall off, and along
-one of its own of about the same size.
+one of its own of the same size.  Hostile ones go five times as far the other way.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 
 from potluck.aggregation import LowRank, Parts, StoredUpdates, Update
+from potluck.aggregation.lowrank import Array
 
 MODULES: Final = 48
 SIDE: Final = 3000
-RANK: Final = 16
 SCALE: Final = 2.0
 NAMES: Final = tuple(f"layer{n:02d}" for n in range(MODULES))
-NUMBERS: Final = SIDE * RANK
-FACTOR_BYTES: Final = 4 * NUMBERS
-OUTLIERS: Final = 0.2
-"""Share of the updates that flip their sign and are five times as long."""
+MODULE_NUMBERS: Final = 96_000
+STEP: Final = 0.2
+"""How far a client goes, beside the size of the start's factors."""
 
 
-def start_of(name: str) -> LowRank:
+@final
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What every update of a round is like."""
+
+    only_b: bool
+    hostile: float = 0.2
+    """Share of clients that go five times as far the other way."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of every module."""
+        return 32 if self.only_b else 16
+
+    def name(self) -> str:
+        """Return the folder's name."""
+        return f"{'one-factor' if self.only_b else 'both-factors'}-{round(100 * self.hostile)}-hostile"
+
+
+@cache
+def drawn(role: str, name: str, rank: int) -> tuple[Array, Array]:
+    """Return Gaussian factors (3000, r) and (r, 3000), the same in every process."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{role}/{name}".encode()).digest()[:8]))
+    b = rng.standard_normal((SIDE, rank), dtype=np.float32)
+    return b, rng.standard_normal((rank, SIDE), dtype=np.float32)
+
+
+@cache
+def start_of(name: str, rank: int) -> LowRank:
     """Return the start of one module, the same for all."""
-    rng = np.random.default_rng(seed_of("start", name))
-    fall = np.linspace(1, 0.1, RANK, dtype=np.float32)
-    b = rng.standard_normal((SIDE, RANK), dtype=np.float32) * fall / np.float32(SIDE**0.5)
-    a = rng.standard_normal((RANK, SIDE), dtype=np.float32) / np.float32(SIDE**0.5)
-    return LowRank(b, a, SCALE)
+    b, a = drawn("start", name, rank)
+    fall = np.linspace(1, 0.1, rank, dtype=np.float32)
+    return LowRank(b * fall / np.float32(SIDE**0.5), a / np.float32(SIDE**0.5), SCALE)
 
 
-def trained_of(name: str, client: int, clients: int, *, only_b: bool) -> LowRank:
-    """Return one module as one client trained it."""
-    start = start_of(name)
-    common = np.random.default_rng(seed_of("common", name))
-    own = np.random.default_rng(seed_of("own", name, client))
-    hostile = client < OUTLIERS * clients
-    fall = np.geomspace(1, 0.05, RANK, dtype=np.float32)
-    size = np.float32(0.2 / SIDE**0.5 * (-5 if hostile else 1))
-    b = common.standard_normal((SIDE, RANK), dtype=np.float32) * fall + own.standard_normal((SIDE, RANK), dtype=np.float32)
-    a = common.standard_normal((RANK, SIDE), dtype=np.float32) * fall[:, None] + own.standard_normal(
-        (RANK, SIDE), dtype=np.float32
-    )
-    return LowRank(start.b + size * b, start.a if only_b else start.a + size * a, SCALE)
+def trained(kind: Kind, client: int, clients: int) -> bytes:
+    """Return the bytes of one client's update: B and, where it is trained, A of every module."""
+    own = np.random.default_rng([client, clients])
+    fall = np.geomspace(1, 0.05, kind.rank, dtype=np.float32)
+    size = np.float32(STEP / SIDE**0.5 * (-5 if client < kind.hostile * clients else 1))
+    parts = []
+    for name in NAMES:
+        start = start_of(name, kind.rank)
+        b, a = drawn("common", name, kind.rank)
+        moved = b * fall + own.standard_normal(b.shape, dtype=np.float32)
+        parts.append((start.b + size * moved).tobytes())
+        if not kind.only_b:
+            moved = a * fall[:, None] + own.standard_normal(a.shape, dtype=np.float32)
+            parts.append((start.a + size * moved).tobytes())
+    return b"".join(parts)
 
 
-def seed_of(*parts: object) -> int:
-    """Return a seed from what it is for."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8])
-
-
-def written(folder: Path, clients: int, *, only_b: bool) -> list[Path]:
+def written(folder: Path, kind: Kind, clients: int) -> list[Path]:
     """Return the files of a round, written unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for client in range(clients):
-        path = folder / f"{client:04d}-of-{clients}{'-b' if only_b else ''}.f32"
+    place = folder / kind.name() / str(clients)
+    place.mkdir(parents=True, exist_ok=True)
+    paths = [place / f"{client:04d}.f32" for client in range(clients)]
+    for client, path in enumerate(paths):
         if not path.exists():
             part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                for name in NAMES:
-                    term = trained_of(name, client, clients, only_b=only_b)
-                    file.write(term.b.tobytes() + term.a.tobytes())
+            part.write_bytes(trained(kind, client, clients))
             part.rename(path)
-        paths.append(path)
     return paths
 
 
-@dataclass(frozen=True)
-class Files:
-    """Opens updates from their files; small enough to send to another process."""
-
-    paths: tuple[Path, ...]
-
-    def __call__(self, place: int) -> Update:
-        """Return one update, which reads a module when it is asked for one."""
-        path = self.paths[place]
-        key = hashlib.sha256(path.name.encode()).digest()
-        return Update(Parts(NAMES, lambda name: read(path, name)), STARTS, examples=1 + place % 7, key=key)
-
-
-def read(path: Path, name: str) -> LowRank:
+def read(path: Path, kind: Kind, name: str) -> LowRank:
     """Return one trained module from its file."""
     file = os.open(path, os.O_RDONLY)
     try:
-        data = os.pread(file, 2 * FACTOR_BYTES, 2 * FACTOR_BYTES * NAMES.index(name))
+        numbers = np.frombuffer(
+            os.pread(file, 4 * MODULE_NUMBERS, 4 * MODULE_NUMBERS * NAMES.index(name)), np.float32
+        )
     finally:
         os.close(file)
-    b = np.frombuffer(data, np.float32, NUMBERS).reshape(SIDE, RANK)
-    a = np.frombuffer(data, np.float32, NUMBERS, offset=FACTOR_BYTES).reshape(RANK, SIDE)
+    b = numbers[: SIDE * kind.rank].reshape(SIDE, kind.rank)
+    a = start_of(name, kind.rank).a if kind.only_b else numbers[SIDE * kind.rank :].reshape(kind.rank, SIDE)
     return LowRank(b, a, SCALE)
 
 
-class Starts(dict[str, LowRank]):
-    """The starts of all modules; one module is held at a time."""
+def opened(paths: tuple[Path, ...], kind: Kind, place: int) -> Update:
+    """Return one update, which reads a module when it is asked for one."""
+    key = hashlib.sha256(paths[place].name.encode()).digest()
+    start = Parts(NAMES, partial(_start, kind.rank))
+    return Update(Parts(NAMES, partial(read, paths[place], kind)), start, examples=1 + place % 7, key=key)
 
 
-STARTS: Final = {name: start_of(name) for name in NAMES}
-
-
-def stored(paths: list[Path]) -> StoredUpdates:
+def stored(paths: list[Path], kind: Kind) -> StoredUpdates:
     """Return a round that lies on the disk."""
-    return StoredUpdates(len(paths), Files(tuple(paths)))
+    return StoredUpdates(len(paths), partial(opened, tuple(paths), kind))
+
+
+def _start(rank: int, name: str) -> LowRank:
+    return start_of(name, rank)

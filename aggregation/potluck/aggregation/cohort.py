@@ -57,6 +57,7 @@ class Cohort:
         self._factors = factors
         self._names: frozenset[str] | None = None
         self._checked: set[tuple[int, str]] = set()
+        self._fine_starts: dict[str, LowRank] = {}
         self._spent = False
         self.finite = False
         """Whether every value is known to be finite, from inner products that are; parts are not searched then."""
@@ -195,11 +196,13 @@ class Cohort:
 
     def _check_values(self, place: int, name: str, trained: LowRank, start: LowRank) -> None:
         """Refuse a value that is not finite."""
-        for role, term in (("trained", trained), ("start", start)):
+        known = self._fine_starts.get(name) is start  # one start serves many updates
+        for role, term in (("trained", trained),) if known else (("trained", trained), ("start", start)):
             if bad := first_bad_value(term):
                 raise BadUpdate(
                     f"{self._where(place)}: {name} {role} {bad} is NaN or infinite", fix="leave this update out"
                 )
+        self._fine_starts[name] = start
 
 
 def total_of(raw: Sequence[float]) -> float:

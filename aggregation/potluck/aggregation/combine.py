@@ -96,7 +96,7 @@ def _task(cohort: Cohort, work: "_Work", weighing: Weighing) -> tuple[Callable[[
     rule = work.stages.rule
     norms = weighing.products is None
     if isinstance(rule, Coordinatewise):
-        choice = Choice.of(rule, weighing.ballot, norms=norms)
+        choice = Choice.of(rule, weighing.ballot, norms=norms, exact=work.exact)
         return partial(_picked, cohort, work, choice), choice.coefficients
     coefficients = weighing.ballot.coefficients
     return partial(_folded, cohort, work, coefficients, work.plan(rule, norms=norms)), coefficients

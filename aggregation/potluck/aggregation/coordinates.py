@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from potluck.aggregation.cohort import Cohort, Read
 from potluck.aggregation.folding import Folded
 from potluck.aggregation.lowrank import Array, Floats
-from potluck.aggregation.products import norm_of
 from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.rules.public import Public, TrainedFactor, public_part, same_basis
 from potluck.aggregation.weights.ballot import Ballot
@@ -21,6 +20,8 @@ PAGE: Final = 4096
 """Bytes after which addresses share their place in a processor's nearest cache."""
 APART: Final = 128
 """Bytes by which rows are kept from standing whole pages apart."""
+SAMPLED: Final = 16
+"""Of so many rows one is looked at for a norm, in a round in which sums would be sketched."""
 AT_ONCE: Final = 4096
 """Coordinates that are turned and sorted together: few enough to stay in the processor's cache."""
 
@@ -36,11 +37,16 @@ class Choice:
     """(m, n): the vectors that take part, in terms of the updates."""
     norms: bool
     """Whether norms are still to be computed."""
+    sampled: bool
+    """Whether a sample of rows is enough for them."""
+    seed: int
+    """Of that sample."""
 
     @classmethod
-    def of(cls, rule: Coordinatewise, ballot: Ballot, *, norms: bool) -> "Choice":
+    def of(cls, rule: Coordinatewise, ballot: Ballot, *, norms: bool, exact: bool) -> "Choice":
         """Return the choice among the vectors that *ballot* left any weight."""
-        return cls(rule, ballot.facts.f, ballot.mix[ballot.weights != 0], norms)
+        facts = ballot.facts
+        return cls(rule, facts.f, ballot.mix[ballot.weights != 0], norms, sampled=not exact, seed=facts.seed)
 
     @property
     def coefficients(self) -> Floats:
@@ -80,19 +86,31 @@ class Span(NamedTuple):
 class Coordinates:
     """One module's basis, and what has been picked of it."""
 
-    def __init__(self, first: Read, factor: TrainedFactor | None, count: int) -> None:
+    def __init__(self, first: Read, factor: TrainedFactor | None, choice: Choice) -> None:
         self.dtype = np.result_type(first.trained.b, first.trained.a, first.start.b, first.start.a)
         self.public = self._part(first, factor)
         self.result = np.zeros(self.public.change.size)
-        self.squares = np.zeros(count)
+        self.squares = np.zeros(choice.mix.shape[1])
         self.rank = first.trained.rank
         self.shape = first.trained.shape
+        frozen = self.public.frozen.astype(np.float64)
+        self._inner: Floats = frozen @ frozen.T if self.public.factor == "b" else frozen.T @ frozen
+        length = self.public.change.shape[0 if self.public.factor == "b" else 1]
+        few = -(-length // SAMPLED) if choice.sampled else length
+        self._rows = np.sort(np.random.Generator(np.random.PCG64(choice.seed)).permutation(length)[:few])
+        self._share = few / length
 
     def change(self, read: Read) -> Array:
-        """Return the flat change of one update, in the basis of all.  Raises BadUpdate if it has another."""
+        """Return the change of one update, in the basis of all.  Raises BadUpdate if it has another."""
         part = self._part(read, self.public.factor)
         same_basis(read.name, self.public, part)
-        return part.change.reshape(-1)
+        return part.change
+
+    def square(self, change: Array) -> float:
+        """Return ‖Δ‖² of one update's change: exact, or estimated from the sampled rows."""
+        rows = (change if self.public.factor == "b" else change.T)[self._rows].astype(np.float64)
+        square: float = np.vdot(rows @ self._inner, rows) / self._share
+        return square
 
     def _part(self, read: Read, factor: TrainedFactor | None) -> Public:
         return public_part(read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype)
@@ -113,9 +131,9 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
             change = module.change(read)
             for span in spans:
                 if span.name == read.name:
-                    values[span][read.place] = change[span.begin : span.end]
+                    values[span][read.place] = change.reshape(-1)[span.begin : span.end]
                     if choice.norms and span.begin == 0:
-                        module.squares[read.place] = norm_of(read) ** 2
+                        module.squares[read.place] = module.square(change)
         for span in spans:
             found[span.name].result[span.begin : span.end] = choice.picked(values.pop(span))
     for name, module in found.items():
@@ -128,7 +146,7 @@ def first_parts(cohort: Cohort, names: Sequence[str], choice: Choice) -> dict[st
     found: dict[str, Coordinates] = {}
     for read in cohort.parts(names):
         if read.name not in found:
-            found[read.name] = Coordinates(read, factor, choice.mix.shape[1])
+            found[read.name] = Coordinates(read, factor, choice)
         if len(found) == len(names):
             break
     return found
