@@ -51,6 +51,15 @@ def bits(adapter) -> bytes:
     return encode(to_tensors(adapter), "fp32")
 
 
+@pytest.mark.parametrize(
+    ("alpha", "rank", "plain", "stabilised"), [(16, 4, 4.0, 8.0), (16, 16, 1.0, 4.0), (0.5, 1, 0.5, 0.5)]
+)
+def test_the_scale_is_alpha_over_the_rank_or_its_root(alpha: float, rank: int, plain: float, stabilised: float):
+    """T3: s = 4 and 1 at alpha 16, and 8 and 4 for rank-stabilised LoRA."""
+    assert scaling(alpha, rank) == plain
+    assert scaling(alpha, rank, rslora=True) == stabilised
+
+
 @INIT
 def test_fifty_rounds_without_training_change_nothing(init: str):
     """T4: clients of rank 4, 8, 16 and 32 who learned nothing must not wear the master out."""
@@ -451,6 +460,8 @@ def test_a_public_factor_is_one_for_all_clients_and_spans_the_same_from_version_
         (lambda p: broadcast(p, "halve"), UnknownName, "halve"),
         (lambda p: broadcast({"q": p["q"].times(1e90)}, "continue"), BadTensor, "overflows float32"),
         (lambda _: scaling(16, 0), BadSetting, "rank is 0"),
+        (lambda _: scaling(0.0, 4), BadSetting, r"alpha is 0\.0"),
+        (lambda _: scaling(float("inf"), 4), BadSetting, "alpha is inf"),
         (lambda _: scaling(float("nan"), 1), BadSetting, "alpha is nan"),
     ],
 )

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from coordinators import hosting
 from fakes import Client, FakeTrainer, fake_deltas
@@ -88,6 +89,26 @@ def test_what_was_left_out_is_in_the_next_update_turned_into_its_basis(tmp_path)
 
     (kept,) = waiting(client)
     assert kept.keys() == residual.keys()
+    assert all(np.array_equal(kept[name], residual[name]) for name in kept)
+
+
+@pytest.mark.parametrize("rule", ["ffa", "rolora"])
+def test_where_one_factor_is_trained_the_rest_of_each_waits_unturned_for_its_next_turn(tmp_path, rule: str):
+    """Under rolora the rest of B skips the versions that train A; nothing is decomposed, so nothing turns."""
+    one = {"cohort": 1, "minimum": 1, "rule": rule, "weights": ["examples"]}
+    whole = recipe(run={"versions": 4}, aggregation=one, codec=SPARSE)
+    client, trainer, sent = played(tmp_path, whole)
+
+    packing, residual = whole.codec.choose(tuple(CODECS)), {}
+    for version in range(4):
+        changes = fake_deltas(trainer.seen[version][0], 1)
+        assert {name[-1] for name in changes} == {"A" if rule == "rolora" and version % 2 else "B"}
+        fed = feed(changes, residual, packing.encode, beta=0.5)
+        assert sent[version] == fed.message
+        residual = {name: value.astype(np.float32) for name, value in fed.left.items()}
+
+    (kept,) = waiting(client)
+    assert len(kept) == len(whole.modules()) * (2 if rule == "rolora" else 1)
     assert all(np.array_equal(kept[name], residual[name]) for name in kept)
 
 

@@ -76,7 +76,8 @@ def _waiting(station: Station, fit: bytes, start: Mapping[str, LowRank]) -> dict
             _LOG.warning("event=residual_lost file=%s reason=it is gone or damaged", kept.digest.hex())
             continue
         residual, basis = decode(files[0], limits=OWN), from_tensors(decode(files[1], limits=OWN))
-        for name, value in rebased(residual, basis, start).items():
+        turns = station.recipe.init != "keep"  # kept factors are trained from version to version, and never turned
+        for name, value in (rebased(residual, basis, start) if turns else residual).items():
             total[name] = total[name] + value if name in total else value
     return total
 
