@@ -27,7 +27,7 @@ from typing import Any, Final, final
 import numpy as np
 
 import rounds
-from potluck.aggregation import Pipeline, aggregate
+from potluck.aggregation import AGGREGATORS, Pipeline, aggregate
 
 HERE: Final = Path(__file__).resolve()
 ROOTS: Final = ("aggregation",)
