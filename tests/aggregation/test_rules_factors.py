@@ -5,7 +5,7 @@ import pytest
 
 from adapters import low_rank, trained_from
 from potluck.aggregation import AGGREGATORS, BadUpdate, LowRank, Pipeline, State, Update, aggregate
-from potluck.aggregation.rules.base import Module, Part
+from potluck.aggregation.rules.base import Coordinatewise, Module, Part
 from rounds import SHAPE, leading, random_master, relative
 
 NOTHING = LowRank(np.zeros((SHAPE[0], 0)), np.zeros((0, SHAPE[1])))
@@ -197,3 +197,26 @@ def test_folds_over_a_large_cohort_keep_their_promise(name: str):
     )
 
     assert relative(sketched, exact) <= 1e-3
+
+
+def test_raflora_sums_float32_in_float64_where_sums_are_exact():
+    """The difference of two float32 is exact in float64; a step of 1e-3 would keep four digits in float32."""
+    rng = np.random.default_rng(RNG_SEED)
+    start = low_rank(rng, SHAPE, 3)
+    trained = trained_from(rng, start, 1e-3)
+    fold = fold_of("raflora", ranks=(3,), weights=(1.0,))
+    fold.add(Part(1.0, trained, start))
+
+    assert relative(sum(term.dense() for term in fold.combined(1.0)), trained.dense() - start.dense()) <= 1e-12
+
+
+def test_what_the_rules_declare():
+    """The driver goes by these: which factor clients train, who must look ahead, who needs one and the same start."""
+    folding = {name: kind() for name, kind in AGGREGATORS.items() if not isinstance(kind(), Coordinatewise)}
+    trains = {"ffa": "b", "fedsvd": "b", "fedsa": "a", "rolora": "alternately", "fedsb": "core"}
+
+    assert {name for name, rule in folding.items() if rule.foresees} == {"raflora"}
+    assert {name for name, rule in folding.items() if not rule.any_start} == {"fedit", "fedrot"}
+    assert {name: rule.trains for name, rule in folding.items()} == {name: trains.get(name, "both") for name in folding}
+    assert {kind().trains for name, kind in AGGREGATORS.items() if name not in folding} == {"b"}
+    assert {name for name, kind in AGGREGATORS.items() if getattr(kind(), "needs", "")} == {"bulyan"}

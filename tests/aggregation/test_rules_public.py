@@ -242,3 +242,17 @@ def test_settings_out_of_range_are_refused(rule: str, settings):
 def test_settings_at_the_bounds_are_taken():
     assert Pipeline(rule="fedsb", settings={"slack": 0.0}).settings["slack"] == 0.0
     assert Pipeline(rule="florist", settings={"energy": 1.0}).settings["energy"] == 1.0
+
+
+def test_fedsb_takes_the_rounding_of_published_factors_at_no_slack():
+    """What is published is float32, and a core between rounded factors is outside of the subspaces by that much."""
+    rng = np.random.default_rng(11)
+    before = random_master(rng, 3)
+    start = LowRank(before.b.astype(np.float32), before.a.astype(np.float32))
+    trained = LowRank(start.b @ (np.eye(3) + 0.1 * rng.normal(size=(3, 3))).astype(np.float32), start.a)
+
+    after = aggregate(
+        [Update({"w": trained}, {"w": start}, 1)], {"w": before}, Pipeline(rule="fedsb", settings={"slack": 0.0})
+    )
+
+    assert relative(after.master["w"].dense() - before.dense(), trained.dense() - start.dense()) <= 1e-5
