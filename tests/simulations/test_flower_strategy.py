@@ -506,7 +506,7 @@ def test_mistakes_of_a_tired_person_are_told_with_a_fix(make: Callable[[], Any],
 def test_a_misspelt_array_is_told_with_the_nearest_name():
     start = begun()
     strategy = PotluckStrategy(scale=SCALE)
-    wrong = ArrayRecord({name.replace("attention", "atention"): array for name, array in record(start).items()})
+    wrong = ArrayRecord({name.replace("attention", "attentions"): array for name, array in record(start).items()})
 
     one_round(strategy, record(start), [sends(start), lambda message: answer(message, wrong, num_examples=1)])
 
