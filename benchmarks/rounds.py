@@ -96,9 +96,7 @@ def read(path: Path, kind: Kind, name: str) -> LowRank:
     """Return one trained module from its file."""
     file = os.open(path, os.O_RDONLY)
     try:
-        numbers = np.frombuffer(
-            os.pread(file, 4 * MODULE_NUMBERS, 4 * MODULE_NUMBERS * NAMES.index(name)), np.float32
-        )
+        numbers = np.frombuffer(os.pread(file, 4 * MODULE_NUMBERS, 4 * MODULE_NUMBERS * NAMES.index(name)), np.float32)
     finally:
         os.close(file)
     b = numbers[: SIDE * kind.rank].reshape(SIDE, kind.rank)
