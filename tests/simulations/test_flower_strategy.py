@@ -371,6 +371,21 @@ def test_a_defence_without_enough_updates_refuses_the_round():
     assert sorted(taken["potluck-weights"]) == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("count", [7, 70])
+def test_the_largest_values_that_are_taken_cannot_refuse_a_round(count: int):
+    """Seventy are sketched in float32, where greater ones would become infinite and stop everybody's round."""
+    start = begun()
+    huge = {name: LowRank(np.full_like(term.b, 1e9), np.full_like(term.a, -1e9), SCALE) for name, term in start.items()}
+    nodes = [sends(huge, lora_scale=1e6)] + [sends(moved(start, seed)) for seed in range(1, count)]
+    pipeline = Pipeline(weights=("uniform", "multikrum"), f=1)
+
+    arrays, metrics = one_round(PotluckStrategy(pipeline, scale=SCALE), record(start), nodes)
+
+    assert metrics["potluck-refused"] == 0
+    assert metrics["potluck-weights"][0] == 0
+    assert max(np.abs(dense(arrays, name, SCALE) - start[name].dense()).max() for name in SHAPES) < 5
+
+
 def test_the_clients_own_metrics_are_averaged_by_examples_and_ours_stand_beside():
     start = begun()
     nodes = [

@@ -24,8 +24,9 @@ HEADER: Final = re.compile(
     re.DOTALL,
 )
 """Of a matrix of floats, version 1.0; see numpy.lib.format."""
-LARGEST: Final = float(np.finfo(np.float32).max)
-"""Values beyond it are refused, in doubles too: squares of squares must stay finite."""
+LARGEST: Final = 1e9
+"""No trained adapter comes near it.  Products of products of such values still fit into the float32 of a sketch, so
+one reply cannot turn a round's sums into infinity."""
 
 
 @final
@@ -81,7 +82,7 @@ def values_of(array: Array, name: str) -> Values:
     stranger put there and allocates whatever shape it claims.
 
     Raises:
-        BadTensor: anything but a matrix of floats, each finite and within float32's range.
+        BadTensor: anything but a matrix of floats, each finite and at most LARGEST.
     """
     header = HEADER.match(array.data) if array.stype == NUMPY else None
     if header is None or int.from_bytes(header[1], "little") != header.end() - PREAMBLE_BYTES:
@@ -97,7 +98,7 @@ def values_of(array: Array, name: str) -> Values:
     order: Literal["F", "C"] = "F" if header[3] == b"True" else "C"
     matrix = np.frombuffer(array.data, dtype, offset=header.end()).reshape((rows, columns), order=order)
     if not max(float(matrix.max()), -float(matrix.min())) <= LARGEST:  # NaN is not
-        raise BadTensor(f"{name} holds NaN, infinity, or a value beyond {LARGEST:.3g}")
+        raise BadTensor(f"{name} holds NaN, infinity, or a value beyond {LARGEST:.0e}")
     return matrix
 
 
