@@ -160,9 +160,17 @@ def test_nothing_folded_is_nothing(name: str):
     assert all(term.norm() == 0 for term in AGGREGATORS[name]().fold(module).combined(1.0))
 
 
-def folded(name: str, round_, total: float):
-    """Return the dense innovation of one fold."""
-    shares = [update.examples / sum(u.examples for u in round_.updates) for update in round_.updates]
+@pytest.mark.parametrize("name", FOLDING)
+def test_weights_need_not_sum_to_one(name: str):
+    """Updates that are read once are weighed by examples, and divided by their sum when the fold is closed."""
+    round_ = round_for(name, np.random.default_rng(7))
+
+    np.testing.assert_allclose(folded(name, round_, 3.0, weight=3.0), folded(name, round_, 1.0), atol=1e-13)
+
+
+def folded(name: str, round_, total: float, weight: float = 1.0):
+    """Return the dense innovation of one fold whose weights sum to *weight*."""
+    shares = list(weight * round_.shares)
     ranks = tuple(update.trained["w"].rank for update in round_.updates)
     module = Module("w", SHAPE, round_.before, round_.rounds, ranks, tuple(shares), rank=64)
     fold = AGGREGATORS[name]().fold(module)
