@@ -198,6 +198,8 @@ def test_fresh_rows_are_uniform_and_depend_on_seed_and_module_only(init: str):
     assert np.abs(a).max() <= 1 / 20
     assert np.mean(a**2) == pytest.approx(1 / 400 / 3, rel=0.05)
     assert abs(a.mean()) < 0.002
+    narrow = start({}, {"q": (5, 1)}, init=init, rank=200, scale=1.0, seed=1).trainable["q"].a
+    assert 0.9 < np.abs(narrow).max() <= 1
 
 
 def test_a_start_is_the_same_bits_on_every_machine():
@@ -325,6 +327,7 @@ def test_only_the_factor_that_moves_travels(moves, frozen: str):
     update = from_deltas(sent, begun, examples=5, moves=moves)
 
     assert set(sent) == {f"{name}.lora_{moves.upper()}" for name in SHAPES}
+    assert (update.examples, update.steps, update.staleness) == (5, 1, 0)
     for name, term in update.trained.items():
         assert getattr(term, frozen) is getattr(begun[name], frozen)
         np.testing.assert_allclose(getattr(term, moves), getattr(trained[name], moves), atol=1e-7)
@@ -425,6 +428,8 @@ def test_columns_that_are_rounding_are_not_published():
     for init in ("continue", "half", "orthonormal", "fresh"):
         assert broadcast(master, init)["q"].rank == 2
     assert broadcast(master, "keep")["q"].rank == 3
+    at = {"q": LowRank(np.eye(12)[:, :2] * [1.0, 2.0**-22], np.eye(9)[:2])}
+    assert broadcast(at, "continue")["q"].rank == 1
     assert broadcast({"q": LowRank(np.zeros((12, 2)), np.zeros((2, 9)))}, "continue")["q"].rank == 0
 
 
@@ -455,6 +460,11 @@ def test_a_public_factor_is_one_for_all_clients_and_spans_the_same_from_version_
         (lambda p: start(p, {"q": (6, 5)}, init="contineu", rank=1, scale=1.0, seed=0), UnknownName, "contineu"),
         (lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=0, scale=1.0, seed=0), BadSetting, "rank is 0"),
         (lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=1, scale=0.0, seed=0), BadSetting, r"scale is 0\.0"),
+        (
+            lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=1, scale=float("inf"), seed=0),
+            BadSetting,
+            "scale is inf",
+        ),
         (lambda p: start(p, {"q": (5, 6)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, r"\(6, 5\)"),
         (lambda p: start(p, {"p": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, "such as q"),
         (lambda p: broadcast(p, "halve"), UnknownName, "halve"),
