@@ -63,6 +63,7 @@ DEFENCES: Final[Mapping[str, Pipeline]] = MappingProxyType(
         "nnm, geomedian": defence("nnm", "geomedian"),
         "bucketing, geomedian": defence("bucketing", "geomedian"),
         "dnc": defence("dnc"),
+        "norm_bound, dnc, geomedian": defence("norm_bound", "dnc", "geomedian"),
         "foolsgold": defence("foolsgold"),
         "fltrust": defence("fltrust"),
         "cosine": defence("cosine"),
