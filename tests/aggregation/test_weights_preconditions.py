@@ -188,10 +188,10 @@ def test_numbers_that_distances_cannot_be_made_of_are_refused(name: str):
 @pytest.mark.parametrize(
     ("name", "setting", "values"),
     [
-        ("krum", "krum_margin", [0, 1.5]),
-        ("multikrum", "krum_margin", [0]),
+        ("krum", "krum_margin", [0, 1.5, 3]),
+        ("multikrum", "krum_margin", [0, 3]),
         ("multikrum", "krum_keep", [0, 2.0]),
-        ("bulyan_selection", "krum_margin", [0]),
+        ("bulyan_selection", "krum_margin", [0, 3]),
         ("bucketing", "bucket_size", [0, 2.5]),
         ("norm_bound", "max_norm", [0.0, -1.0, np.inf, np.nan]),
         ("centered_clip", "clip_iterations", [0]),
@@ -214,7 +214,7 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, valu
 
 def test_settings_at_the_edge_are_taken():
     WEIGHTS["cosine"](min_cosine=-1.0)
-    WEIGHTS["krum"](krum_margin=1)
+    WEIGHTS["krum"](krum_margin=2)
     WEIGHTS["multikrum"](krum_keep=1)
     WEIGHTS["bucketing"](bucket_size=1)
     WEIGHTS["geomedian"](median_iterations=1)
@@ -272,22 +272,39 @@ def test_the_excess_of_a_median_is_never_less_than_it_is():
 def test_the_defaults_are_those_that_recipes_rely_on():
     """A recipe that names a step and no setting means these numbers."""
     defaults = {
-        field.name: field.default for kind in WEIGHTS.values() for field in fields(kind) if field.default is not None
+        name: {field.name: field.default for field in fields(kind)} for name, kind in WEIGHTS.items() if fields(kind)
     }
 
     assert defaults == {
-        "cap_factor": 1.0,
-        "clip_iterations": 10,
-        "clip_from_mean": False,
-        "bucket_size": 2,
-        "krum_margin": 1,
-        "median_smoothing": 1e-7,
-        "median_tolerance": 1e-8,
-        "median_iterations": 5000,
-        "dnc_factor": 1.0,
-        "dnc_rounds": 1,
-        "min_cosine": 0.0,
+        "cap": {"cap_factor": 1.0},
+        "norm_bound": {"max_norm": None},
+        "centered_clip": {"clip_iterations": 10, "clip_radius": None, "clip_from_mean": False},
+        "bucketing": {"bucket_size": 2},
+        "krum": {"krum_margin": 1},
+        "multikrum": {"krum_margin": 1, "krum_keep": None},
+        "bulyan_selection": {"krum_margin": 1},
+        "geomedian": {"median_smoothing": 1e-7, "median_tolerance": 1e-8, "median_iterations": 5000},
+        "dnc": {"dnc_factor": 1.0, "dnc_rounds": 1},
+        "cosine": {"min_cosine": 0.0},
     }
+
+
+def test_a_client_that_made_no_step_counts_as_nothing():
+    """It cannot be divided by; the others are scaled by the mean of all steps, 2, over their own."""
+    rows = rows_of(3)
+
+    ballot = cast(ballot_of(rows, facts(3, steps=[0, 2, 4])), ["fednova"])
+
+    assert ballot.coefficients == pytest.approx([0, 1 / 3, 1 / 6])
+
+
+def test_the_best_of_two_is_the_first_and_of_three_the_one_between():
+    """Rounds of a few, without hostile ones: one neighbour is left to count at least."""
+    rows = np.array([[0.0, 0, 0, 0], [3.0, 0, 0, 0], [4.0, 0, 0, 0]])
+
+    for margin in (1, 2):
+        assert cast(ballot_of(rows[1:]), ["krum"], {"krum_margin": margin}).coefficients.tolist() == [1, 0]
+        assert cast(ballot_of(rows), ["krum"], {"krum_margin": margin}).coefficients.tolist() == [0, 1, 0]
 
 
 def test_a_count_may_come_as_a_float():

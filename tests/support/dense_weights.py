@@ -117,7 +117,8 @@ def fltrust(rows, weights, trusted):
 
 def foolsgold(rows, weights):
     n = len(rows)
-    pairs = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in rows] for a in rows]) - np.eye(n)
+    pairs = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in rows] for a in rows])
+    np.fill_diagonal(pairs, 0.0)
     most = pairs.max(axis=1)
     for i, j in itertools.permutations(range(n), 2):
         if most[i] < most[j]:

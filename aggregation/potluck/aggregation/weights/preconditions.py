@@ -14,14 +14,15 @@ LARGEST_SQUARE: Final = 1e300
 """Of a norm; four of them must still fit into a float64, or distances become infinite."""
 
 
-def whole(name: str, value: float, *, least: int) -> None:
-    """Refuse a setting that is not a whole number of at least *least*.
+def whole(name: str, value: float, *, least: int, most: float = math.inf) -> None:
+    """Refuse a setting that is not a whole number from *least* to *most*.
 
     Raises:
         BadSetting: it is not.
     """
-    if not isinstance(value, int) or value < least:
-        raise BadSetting(f"{name} is {value!r}", fix=f"use a whole number of at least {least}")
+    if not isinstance(value, int) or not least <= value <= most:
+        limit = f"from {least} to {most}" if math.isfinite(most) else f"of at least {least}"
+        raise BadSetting(f"{name} is {value!r}", fix=f"use a whole number {limit}")
 
 
 def positive(name: str, value: float) -> None:

@@ -31,8 +31,11 @@ def kept(ballot: Ballot, places: NDArray[np.intp]) -> Ballot:
 
 
 def krum_scores(distances: Floats, neighbours: int) -> Floats:
-    """Return for every vector the sum of the squared *distances* (m, m) to its nearest *neighbours*, itself aside."""
-    count = min(max(0, neighbours), len(distances) - 1)
+    """Return for every vector the sum of the squared *distances* (m, m) to its nearest *neighbours*, itself aside.
+
+    One at least, where there is another vector at all: f = 0 allows rounds of two.
+    """
+    count = min(max(1, neighbours), len(distances) - 1)
     scores: Floats = np.partition(distances, count, axis=1)[:, : count + 1].sum(axis=1)  # its own is the 0 among them
     return scores
 
@@ -62,7 +65,7 @@ class Krum:
     """1 counts m − f − 1 neighbours, as ByzFL and most libraries do; 2 one fewer, as the paper does."""
 
     def __post_init__(self) -> None:
-        whole("krum_margin", self.krum_margin, least=1)
+        whole("krum_margin", self.krum_margin, least=1, most=2)
 
     def cast(self, ballot: Ballot) -> Ballot:
         ballot = defended(ballot, "krum", more=3)
@@ -89,7 +92,7 @@ class MultiKrum:
     krum_keep: int | None = None
 
     def __post_init__(self) -> None:
-        whole("krum_margin", self.krum_margin, least=1)
+        whole("krum_margin", self.krum_margin, least=1, most=2)
         if self.krum_keep is not None:
             whole("krum_keep", self.krum_keep, least=1)
 
@@ -126,15 +129,14 @@ class BulyanSelection:
     """See Krum."""
 
     def __post_init__(self) -> None:
-        whole("krum_margin", self.krum_margin, least=1)
+        whole("krum_margin", self.krum_margin, least=1, most=2)
 
     def cast(self, ballot: Ballot) -> Ballot:
         ballot = defended(ballot, "bulyan_selection", per_hostile=4, more=3)
         distances, f = squared_distances(inner_products(ballot, "bulyan_selection")), ballot.facts.f
         left = np.arange(len(distances))
         while len(left) > 2 * f:
-            neighbours = max(1, len(left) - f - self.krum_margin)
-            scores = krum_scores(distances[np.ix_(left, left)], neighbours)
+            scores = krum_scores(distances[np.ix_(left, left)], len(left) - f - self.krum_margin)
             left = np.delete(left, best(scores, 1))
         return kept(ballot, np.setdiff1d(np.arange(len(distances)), left))
 
