@@ -42,6 +42,7 @@ CASES: Sequence[tuple[str, dict[str, int]]] = (
     ("levels", {"levels": 4}),
     ("levels", {"levels": 3}),
     ("levels", {"levels": 2}),
+    ("levels", {"levels": 2, "block": 128, "of": 2}),
     ("topk", {"k": 410}),
     ("topk", {"k": 256}),
     ("topk", {"k": 64}),

@@ -13,9 +13,9 @@ from potluck.aggregation.codecs.registry import make_codec
 ROOMY = Limits()
 
 
-def back(values, levels: int, block: int = 1024):
+def back(values, levels: int, block: int = 1024, of: int = 1):
     """Return *values* after a trip through the codec."""
-    return decode(encode({"v": np.asarray(values)}, "levels", levels=levels, block=block), limits=ROOMY)["v"]
+    return decode(encode({"v": np.asarray(values)}, "levels", levels=levels, block=block, of=of), limits=ROOMY)["v"]
 
 
 def test_two_levels_are_the_sign_times_the_mean():
@@ -168,6 +168,8 @@ def test_sizes_outside_their_peak_are_refused(share: float, peak: float):
         ({"levels": 5}, "levels levels is 5"),
         ({"block": 7}, "levels block is 7"),
         ({"block": 65537}, "levels block is 65537"),
+        ({"of": 0}, "levels of is 0"),
+        ({"of": 1025}, "levels of is 1025"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, says: str):
@@ -181,3 +183,70 @@ def test_a_size_that_nothing_is_nearest_to_is_zero():
 
     assert nearest.all()
     assert sizes.tolist() == [[0, 3]]
+
+
+def blocks(*sizes: float, last: int = 8) -> np.ndarray:
+    """Return blocks of eight values of one size each, the last one of *last* values."""
+    return np.repeat(np.array(sizes, float), 8)[: 8 * len(sizes) - 8 + last]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_of_so_many_blocks_those_with_the_largest_norms_travel(levels: int):
+    """Five blocks, one of two: three, rounded up; a last one of 3 values with the norm √3 · 5 = 8.7 beats 8 · 3."""
+    values = blocks(1, -4, 3, 2, -5, last=3)
+
+    assert np.allclose(back(values, levels, 8, of=2), blocks(0, -4, 3, 0, -5, last=3), rtol=1e-3)
+    assert np.allclose(back(values, levels, 8, of=4), blocks(0, -4, 0, 0, -5, last=3), rtol=1e-3)
+    assert np.allclose(back(values, levels, 8, of=1024), blocks(0, -4, 0, 0, 0, last=3), rtol=1e-3)
+
+
+def test_of_equal_blocks_the_first_travel():
+    assert np.array_equal(back(blocks(1, -1, 1, 1, 1), 2, 8, of=2), blocks(1, -1, 1, 0, 0))
+
+
+def test_a_single_block_always_travels():
+    assert back(np.full(5, -2.0), 2, 8, of=9).tolist() == [-2] * 5
+    assert back(np.zeros((0, 2)), 2, 8, of=2).shape == (0, 2)
+
+
+def test_blocks_known_answer():
+    """Signs of the second and the fourth of four blocks, their means, the peak, then the positions 1 and 3 below 4."""
+    values = blocks(1, 8, 2, -4)
+
+    codes, sizes, peak, high, low = make_codec("levels", block=8, of=2).pack(values.astype(np.float32))
+
+    assert codes.tolist() == [0x00, 0xFF]
+    assert sizes.tolist() == [1, 0.5]
+    assert peak.tolist() == [8]
+    assert (high.tolist(), low.tolist()) == ([0b0101], [0b11])
+
+
+def test_codes_that_fill_up_a_last_block_must_be_zero():
+    """Or one content would have many encodings."""
+    codec = make_codec("levels", block=8, of=2)
+    codes, *rest = codec.pack(blocks(0, 0, -5, last=3).astype(np.float32))
+    assert codes.tolist() == [0, 0b111]
+
+    with pytest.raises(BadTensor, match="codes after the last of 19 values are set"):
+        codec.unpack((np.array([0, 0b1111], np.uint8), *rest), 19)
+
+
+def test_half_the_blocks_are_half_the_bytes():
+    values = np.random.default_rng(3).normal(size=1 << 18)
+
+    half, whole = (len(encode({"v": values}, "levels", of=of)) for of in (2, 1))
+
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_with_feedback_the_blocks_take_turns():
+    """What waits grows until its block is the largest: after some turns everything was sent once."""
+    rng = np.random.default_rng(4)
+    change, held, seen = rng.uniform(-1, 1, 64), np.zeros(64), np.zeros(64, bool)
+
+    for _ in range(16):
+        total = change + held
+        sent = back(total, 2, 8, of=4)
+        held, seen = total - sent, seen | (sent != 0)
+
+    assert seen.all()

@@ -50,7 +50,7 @@ def record_by_the_page(record: bytes, facts: dict[str, str]) -> list[float]:
     if facts["codec"] == "nf4":
         return nibbles_by_the_page(content, count, whole["block"], lambda code: NF4[code])
     if facts["codec"] == "levels":
-        return levels_by_the_page(content, count, whole["levels"], whole["block"])
+        return levels_by_the_page(content, count, whole)
     return sparse_by_the_page(content, count, facts["codec"], whole)
 
 
@@ -63,34 +63,44 @@ def nibbles_by_the_page(content: bytes, count: int, block: int, level: Callable[
     return [level(code) * scale[i // block] for i, code in enumerate(codes)]
 
 
-def levels_by_the_page(content: bytes, count: int, levels: int, block: int) -> list[float]:
+def levels_by_the_page(content: bytes, count: int, whole: dict[str, int]) -> list[float]:
+    levels, block = whole["levels"], whole["block"]
+    blocks = -(-count // block)
+    kept = -(-blocks // whole["of"])
+    coded = min(kept * block, count)
     if levels == 3:
-        at = -(-count // 5)
-        codes = [byte // 3**place % 3 for byte in content[:at] for place in range(5)][:count]
+        at = -(-coded // 5)
+        codes = [byte // 3**place % 3 for byte in content[:at] for place in range(5)][:coded]
     else:
-        at = (levels // 2 * count + 7) // 8
-        codes = bits(content, levels // 2, count)
+        at = (levels // 2 * coded + 7) // 8
+        codes = bits(content, levels // 2, coded)
     each = 2 if levels == 4 else 1
-    shares, used = planes(content[at:], each * -(-count // block), "e")
+    shares, used = planes(content[at:], each * kept, "e")
     peak = planes(content[at + used :], 1, "f")[0][0]
-    found = []
+    places = list(range(blocks))
+    if whole["of"] > 1:
+        places, _ = positions_by_the_page(content[at + used + 4 :], kept, blocks)
+    found = [0.0] * (blocks * block)
     for i, code in enumerate(codes):
         m = [peak * share for share in shares[each * (i // block) :][:each]]
-        found.append(([0.0, *m, -m[0]] if levels == 3 else [*m, *(-one for one in m)])[code])
-    return found
+        value = ([0.0, *m, -m[0]] if levels == 3 else [*m, *(-one for one in m)])[code]
+        found[places[i // block] * block + i % block] = value
+    return found[:count]
+
+
+def positions_by_the_page(content: bytes, kept: int, count: int) -> tuple[list[int], int]:
+    width = max(0, (count // kept).bit_length() - 1)
+    unary = kept + ((count - 1) >> width) + 1
+    at = (unary + 7) // 8
+    low = bits(content[at:], width, kept)
+    ones = [place for place, bit in enumerate(bits(content, 1, unary)) if bit]
+    return [((one - i) << width) | low[i] for i, one in enumerate(ones)], at + (width * kept + 7) // 8
 
 
 def sparse_by_the_page(content: bytes, count: int, codec: str, whole: dict[str, int]) -> list[float]:
     chunk, k = whole["chunk"], whole["k"]
     kept = count // chunk * k + -(-(count % chunk) * k // chunk)
-    width = max(0, (count // kept).bit_length() - 1)
-    unary = kept + ((count - 1) >> width) + 1
-    high = bits(content, 1, unary)
-    at = (unary + 7) // 8
-    low = bits(content[at:], width, kept)
-    at += (width * kept + 7) // 8
-    ones = [place for place, bit in enumerate(high) if bit]
-    positions = [((one - i) << width) | low[i] for i, one in enumerate(ones)]
+    positions, at = positions_by_the_page(content, kept, count)
     found = [0.0] * count
     if codec == "topk":
         values = planes(content[at:], kept, "e" if whole["bits"] == 16 else "f")[0]
