@@ -200,10 +200,10 @@ def test_folds_over_a_large_cohort_keep_their_promise(name: str):
 
 
 def test_raflora_sums_float32_in_float64_where_sums_are_exact():
-    """The difference of two float32 is exact in float64; a step of 1e-3 would keep four digits in float32."""
+    """The difference of two float32 is exact in float64, and rounded in float32 where they are not close."""
     rng = np.random.default_rng(RNG_SEED)
     start = low_rank(rng, SHAPE, 3)
-    trained = trained_from(rng, start, 1e-3)
+    trained = trained_from(rng, start, 0.7)
     fold = fold_of("raflora", ranks=(3,), weights=(1.0,))
     fold.add(Part(1.0, trained, start))
 

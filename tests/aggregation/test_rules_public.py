@@ -256,3 +256,13 @@ def test_fedsb_takes_the_rounding_of_published_factors_at_no_slack():
     )
 
     assert relative(after.master["w"].dense() - before.dense(), trained.dense() - start.dense()) <= 1e-5
+
+
+def test_fedsb_takes_a_core_that_began_at_zero():
+    """A start of rank 0 lies in every subspace."""
+    before = random_master(np.random.default_rng(12), 3)
+    update = Update({"w": leading(before, 2)}, {}, 1)
+
+    after = aggregate([update], {"w": before}, Pipeline(rule="fedsb")).master["w"]
+
+    assert relative(after.dense(), before.dense() + leading(before, 2).dense()) <= 1e-12
