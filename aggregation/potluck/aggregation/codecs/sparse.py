@@ -43,7 +43,7 @@ class TopK:
 
     A last, shorter chunk keeps the same share, rounded up.  Of equal values the first are kept.
 
-    Source: Stich et al. 2018, Definition 2.1, arXiv:1809.07599.
+    Source: Stich et al. 2018, §2, arXiv:1809.07599.
 
     Raises:
         BadSetting: a setting out of range.
@@ -90,7 +90,7 @@ class Sparse2Bit:
     The bins are four equal ones over ±3σ of the kept values, then Lloyd's algorithm; means are of the values in a
     bin.  A last, shorter chunk keeps the same share, rounded up.  Of equal values the first are kept.
 
-    Source: Sarfi et al. 2025 (SparseLoCo), §3, arXiv:2508.15706; its preset is k = 64 of 4096.
+    Source: Sarfi et al. 2025 (SparseLoCo), arXiv:2508.15706; its preset is k = 64 of 4096.
 
     Raises:
         BadSetting: a setting out of range.
