@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,9 @@ def say(**facts):
 terms = json.loads(sys.stdin.readline())
 with open(terms["starts"], "a") as file:
     file.write("x")
+if "groups" in terms:
+    with open(terms["groups"], "w") as file:
+        file.write(str(os.getpgid(0)))
 if terms.get("refuse"):
     say(error="there is no text", fix="name a folder")
     sys.exit()
@@ -126,6 +130,15 @@ def test_closing_gives_up_the_question_under_way(asking):
     assert time.monotonic() - began_s < 20
     with pytest.raises(Closing):
         judge.measure(None)
+
+
+def test_ctrl_c_at_the_terminal_does_not_reach_the_process(asking, starts: Path):
+    """It would print its own traceback over the coordinator's goodbye."""
+    judge = asking(groups=str(starts) + ".group")
+    judge.open()
+
+    group = int(starts.with_name("starts.group").read_text())
+    assert group != os.getpgid(0)
 
 
 def test_the_process_ends_when_its_coordinator_does(tmp_path: Path, starts: Path):

@@ -46,8 +46,12 @@ def test_a_run_goes_from_version_to_version(hosted: Hosted):
 
 def test_bytes_in_and_out_are_counted(hosted: Hosted):
     volunteers = hosted.cohort(3)
+    sent = 0
     for volunteer in volunteers:
-        volunteer.contribute()
+        lease = volunteer.lease()
+        data = volunteer.train(lease)
+        volunteer.deliver(lease, data)
+        sent += len(data)
     assert hosted.coordinator.wait_for_version(1, 10)
     blob = volunteers[0].check_in().adapter
     volunteers[0].fetch(blob)
@@ -57,7 +61,7 @@ def test_bytes_in_and_out_are_counted(hosted: Hosted):
     status = desk.status()
     desk.close()
     assert status.bytes_out == blob.size
-    assert status.bytes_in == 3 * 896
+    assert status.bytes_in == sent > 0
 
 
 def test_a_synchronous_round_selects_reports_and_commits(cohort_run: Hosted):

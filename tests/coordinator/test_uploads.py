@@ -173,10 +173,10 @@ def test_an_update_that_was_sealed_again_takes_the_place_of_the_first(volunteer:
 
 
 def test_the_spool_takes_as_much_as_the_recipe_says(tmp_path: Path):
-    with hosting(tmp_path / "run", recipe(limits={"spool_bytes": 1_500})) as hosted:
+    with hosting(tmp_path / "run", recipe(limits={"spool_bytes": 1_100})) as hosted:
         first, second = hosted.cohort(2)
         data = first.train(lease := first.lease())
-        assert 750 < len(data) <= 1_500
+        assert 550 < len(data) <= 1_100
         offered = first.offer(lease.lease_id, data)
 
         lease = second.lease()

@@ -41,7 +41,12 @@ class Talk:
     def begin(cls, command: Sequence[str]) -> Self:
         """Start the process."""
         process = subprocess.Popen(  # noqa: S603 - our own words only
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C at the terminal is for its coordinator, which ends it
         )
         lines: SimpleQueue[str] = SimpleQueue()
         listener = threading.Thread(target=_listen, args=(process, lines), name="probe", daemon=True)
