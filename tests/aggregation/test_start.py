@@ -298,8 +298,15 @@ def test_deltas_of_another_start_are_refused():
     rng = np.random.default_rng(9)
     begun = {"q": low_rank(rng, (6, 5), 2)}
 
-    for other in ({"q": low_rank(rng, (6, 5), 3)}, {"q": begun["q"].times(2)}, {"p": begun["q"]}):
-        with pytest.raises(BadUpdate):
+    for other, says in (
+        (
+            {"q": low_rank(rng, (4, 7), 3, 0.5)},
+            r"as \(4, 7\), rank 3, scale 0\.5 from a start of \(6, 5\), rank 2, scale 1",
+        ),
+        ({"q": begun["q"].times(2)}, r"as \(6, 5\), rank 2, scale 2"),
+        ({"p": begun["q"]}, "^2 modules are in one"),
+    ):
+        with pytest.raises(BadUpdate, match=says):
             deltas(other, begun)
     with pytest.raises(BadUpdate, match=r"\(6, 3\) to a factor of shape \(6, 2\)"):
         from_deltas(to_tensors({"q": low_rank(rng, (6, 5), 3)}), begun, examples=1)
