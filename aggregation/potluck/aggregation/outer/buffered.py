@@ -25,7 +25,7 @@ class FedBuff:
     The equation is for weights that are equal; others replace 1/n.  It fails where slow machines hold other text than
     fast ones: staleness is their mark, and their text counts less.
 
-    Source: Nguyen et al. 2022 (FedBuff), Algorithm 1 and §5 (K = 10, a = ½), arXiv:2106.06639.
+    Source: Nguyen et al. 2022 (FedBuff), Algorithm 1 (K = 10, a = ½), arXiv:2106.06639.
     """
 
     elementwise: ClassVar[Literal[False]] = False
@@ -58,7 +58,7 @@ class FedAsync:
     1 / (slope·(τ − grace) + 1) from there on.  It mixes innovations rather than models, so an update that is late does
     not take back what others have learned since.  It fails as `fedbuff` does.
 
-    Source: Xie et al. 2019 (FedAsync), §5.2 (α 0.6, a 0.5; hinge a 10, b 4), arXiv:1903.03934.
+    Source: Xie et al. 2019 (FedAsync: α 0.6, a 0.5; hinge a 10, b 4), arXiv:1903.03934.
     """
 
     elementwise: ClassVar[Literal[False]] = False

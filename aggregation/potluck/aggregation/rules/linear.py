@@ -43,7 +43,7 @@ class RoLoRA:
     time, and by being synchronous: an update from before the last change of the other factor has another basis, and
     is refused, as is a mixture of parities.
 
-    Source: Chen et al. 2024 (RoLoRA), arXiv:2409.02346; Zhu et al. 2025 (LoRA-A²), arXiv:2502.01755.
+    Source: Chen et al. 2024 and 2025 (RoLoRA), arXiv:2409.02346 and arXiv:2502.01755.
     """
 
     trains: ClassVar[Trains] = "alternately"

@@ -27,7 +27,7 @@ class HetLoRA:
     The norm weighs sparse updates down.  It fails as `fedit` does, by cross terms and by the gauge, and by collapse:
     a column that a small client lacks counts as zero in both factors, so its share is lost twice over.
 
-    Source: Cho et al. 2024 (HetLoRA), §3.3 (zero padding, sparsity-weighted aggregation), arXiv:2401.06432.
+    Source: Cho et al. 2024 (HetLoRA: zero padding, sparsity-weighted aggregation), arXiv:2401.06432.
     """
 
     trains: ClassVar[Trains] = "both"

@@ -20,7 +20,7 @@ class FLoRA:
     that is not zero is subtracted, which makes this `mean`.  It fails by what it asks for: a download that grows with
     the clients, and a training that begins anew each round, which few local steps do not make up for.
 
-    Source: Wang et al. 2024 (FLoRA), equations 5 to 7, arXiv:2409.05976.
+    Source: Wang et al. 2024 (FLoRA), arXiv:2409.05976.
     """
 
     trains: ClassVar[Trains] = "both"
@@ -41,7 +41,7 @@ class FedEx:
     and one scale, so another is refused.  It fails by its download: the residual has rank up to (n − 1)·r, and a
     client that missed a round needs all of those it missed.
 
-    Source: Singhal et al. 2024 (FedEx-LoRA), equations 6 to 10, arXiv:2410.09432.
+    Source: Singhal et al. 2024 (FedEx-LoRA), arXiv:2410.09432.
     """
 
     trains: ClassVar[Trains] = "both"
@@ -90,7 +90,7 @@ class FlexLoRA:
     its share of them out of the master, each round, although it learned nothing about them.  With ranks 4, 8, 16 and
     32 and no training at all ‖G‖ falls to 0.63 in one round.
 
-    Source: Bai et al. 2024 (FlexLoRA), §4.1, arXiv:2402.11505; the collapse: Wu et al. 2026, arXiv:2602.13486.
+    Source: Bai et al. 2024 (FlexLoRA), arXiv:2402.11505; the collapse: Wu et al. 2026, arXiv:2602.13486.
     """
 
     trains: ClassVar[Trains] = "both"
