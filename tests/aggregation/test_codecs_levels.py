@@ -104,6 +104,22 @@ def test_values_keep_their_sign_and_go_to_the_nearest_size(values, levels: int, 
 
 
 @pytest.mark.parametrize("levels", [3, 4])
+def test_sizes_stop_after_four_moves(levels: int):
+    """Against the plain rule on values that would take longer: from the mean, or half of it, four moves."""
+    sizes = np.abs(np.random.default_rng(9).standard_t(3, size=500))
+    edge = sizes.mean() / (2 if levels == 3 else 1)
+    for _ in range(5):
+        large = sizes > edge
+        low, high = (sizes[~large].mean() if levels == 4 else 0.0), sizes[large].mean()
+        edge = (low + high) / 2
+
+    nearest, found = learned(sizes[None], np.ones((1, 500)), levels)
+
+    assert nearest[0].tolist() == large.astype(int).tolist()
+    np.testing.assert_allclose(found[0], [low, high] if levels == 4 else [high], rtol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [3, 4])
 def test_more_rounds_of_lloyd_would_change_little(levels: int):
     """Five rounds are within a hundredth of what twenty find, on the values that AdamW leaves and on Gaussian ones."""
     rng = np.random.default_rng(0)
