@@ -61,12 +61,18 @@ def host(
     probe_tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="How much worse is too much, as a share of the loss.")
     ] = 0.01,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help='Combine on this Ray cluster, which must see the folder; "local" uses all cores here.'),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Host a run: one process, one file of settings.  Ctrl-C ends it; nothing is lost."""
     from potluck.cli.hosting import Hosting, run_host
 
-    run_host(Hosting(recipe, folder, listen, tuple(address or ()), database, probe, probe_tolerance), as_json=as_json)
+    addresses = tuple(address or ())
+    asked = Hosting(recipe, folder, listen, addresses, database, probe, probe_tolerance, ray_address)
+    run_host(asked, as_json=as_json)
 
 
 @app.command(rich_help_panel=OPERATOR)

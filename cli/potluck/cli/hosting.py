@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from potluck.aggregation.errors import BadSetting
+from potluck.aggregation.products import Mapped
 from potluck.cli.extras import needs, require
 from potluck.cli.operating import remember, summary
 from potluck.cli.report import say, show, warn
@@ -46,6 +47,7 @@ class Hosting:
     database: str | None
     probe: Path | None
     tolerance: float
+    ray_address: str | None
 
 
 def run_host(asked: Hosting, *, as_json: bool) -> None:
@@ -58,11 +60,42 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
     check_free(asked.listen)
     if asked.probe is not None:
         require("evaluation", *EVALUATES)
+    if asked.ray_address is not None:
+        require("simulations", "ray")
     recipe = written if written.complete else filled_in(written, folder, quiet=as_json)
     probe = opened_probe(asked, recipe, quiet=as_json) if asked.probe else None
-    coordinator = Coordinator.open(folder, recipe, database_url=asked.database, probe=probe)
+    with combining(asked.ray_address) as mapped:
+        coordinator = Coordinator.open(folder, recipe, database_url=asked.database, probe=probe, mapped=mapped)
+        serve(coordinator, asked, Kept(folder, written, recipe), as_json=as_json)
+    if not as_json:
+        say("stopped; the same command goes on where it was")
+
+
+@contextmanager
+def combining(ray_address: str | None) -> Iterator[Mapped]:
+    """Give what runs the passes over a round's modules: this process, or a Ray cluster."""
+    if ray_address is None:
+        yield map
+        return
+    from potluck.simulations.ray_map import LOCAL, ray_map
+
+    with ray_map(None if ray_address == LOCAL else ray_address) as mapped:
+        yield mapped
+
+
+class Kept(NamedTuple):
+    """A run's folder, and its recipe as it was written and as it is run."""
+
+    folder: Path
+    written: Recipe
+    recipe: Recipe
+
+
+def serve(coordinator: Coordinator, asked: Hosting, kept: Kept, *, as_json: bool) -> None:
+    """Listen until a signal ends it."""
+    folder = kept.folder
     try:
-        keep_model(written, recipe, folder)
+        keep_model(kept.written, kept.recipe, folder)
         port = coordinator.listen(asked.listen)
         addresses = asked.addresses or (reachable(asked.listen, port),)
         remember(folder, addresses, asked.database)
@@ -73,8 +106,6 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
             watch(coordinator, folder, stopped, as_json=as_json)
     finally:
         coordinator.stop()
-    if not as_json:
-        say("stopped; the same command goes on where it was")
 
 
 def watch(coordinator: Coordinator, folder: Path, stopped: threading.Event, *, as_json: bool) -> None:

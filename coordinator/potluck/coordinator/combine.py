@@ -95,8 +95,10 @@ def _compute(site: Site, number: int) -> Made:
     before = read_checkpoint(site.folders.blobs.read(digest)) if digest else Checkpoint()
     recipe = site.plan.recipe
     with _one_thread():
-        inputs = Inputs(site, rows, versions, parent.version)
-        result = aggregate(inputs.updates(), before.master, recipe.pipeline(len(rows)), before.state)
+        inputs = Inputs.of(site, rows, versions, parent.version)
+        result = aggregate(
+            inputs.updates(), before.master, recipe.pipeline(len(rows)), before.state, mapped=site.mapped
+        )
         checkpoint = Checkpoint(result.master, result.state).to_bytes()
         adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
     site.on_step(Step.COMPUTE, When.AFTER)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Self, final
 
 from potluck.aggregation.errors import PotluckError
+from potluck.aggregation.products import Mapped
 from potluck.coordinator.blobs import Partials
 from potluck.coordinator.clock import Clock
 from potluck.coordinator.keys import open_keys
@@ -52,6 +53,8 @@ class Around:
     database_url: str | None
     """None: SQLite in the folder."""
     probe: Probe | None
+    mapped: Mapped = map
+    """How the passes over a round's modules are run."""
 
 
 @final
@@ -133,6 +136,7 @@ def open_site(folder: Path, recipe: Recipe, around: Around) -> Site:
             fence=run.fence + 1,
             bell=threading.Event(),
             probe=around.probe,
+            mapped=around.mapped,
         )
         if books.versions.find(0) is None:
             _begin(site, books)

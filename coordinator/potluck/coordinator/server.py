@@ -9,6 +9,7 @@ from typing import Final, Self, final
 import grpc
 
 from potluck.aggregation.errors import PotluckError
+from potluck.aggregation.products import Mapped
 from potluck.coordinator.admission import THREADS, Admission
 from potluck.coordinator.checkins import CheckIns
 from potluck.coordinator.clock import Clock, SystemClock
@@ -59,7 +60,7 @@ class Coordinator:
         self._server: grpc.Server | None = None
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - the one door, and all but the first two have a default
         cls,
         folder: Path,
         recipe: Recipe,
@@ -68,10 +69,12 @@ class Coordinator:
         on_step: OnStep = no_step,
         database_url: str | None = None,
         probe: Probe | None = None,
+        mapped: Mapped = map,
     ) -> Self:
         """Open the run in *folder*, or begin it with *recipe*; finish what a crash interrupted once it listens.
 
-        With a *probe*, a new version that is worse on it is refused, and the one before it stays.
+        With a *probe*, a new version that is worse on it is refused, and the one before it stays.  *mapped* runs the
+        passes over a round's modules, elsewhere if it likes; they must see this folder.
 
         Raises:
             InUse: a coordinator is at work in the folder.
@@ -79,7 +82,7 @@ class Coordinator:
         """
         lock = FolderLock.take(folder)
         try:
-            site = open_site(folder, recipe, Around(clock or SystemClock(), on_step, database_url, probe))
+            site = open_site(folder, recipe, Around(clock or SystemClock(), on_step, database_url, probe, mapped))
             made = cls(site, lock)
             with site.store.reading() as books:
                 made._presence.load(books.members.all())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from potluck.aggregation.products import Mapped
 from potluck.coordinator.blobs import BlobFolder, Partials
 from potluck.coordinator.clock import Clock
 from potluck.coordinator.keys import Keys
@@ -105,3 +106,5 @@ class Site:
     """Rung when there is something to combine or to publish."""
     probe: Probe | None = None
     """What a new version has to pass, where the operator has a probe."""
+    mapped: Mapped = map
+    """How the passes over a round's modules are run: here, one after another, unless the host has a cluster."""

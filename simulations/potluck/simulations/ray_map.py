@@ -1,14 +1,22 @@
 """The passes of a large round as Ray tasks, on a laptop or a cluster."""
 
+import logging
 import os
+import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import Final, TypeVar, final
 
 import ray
 
+from potluck.aggregation.errors import BadSetting
+
+LOCAL: Final = "local"
+"""The address that stands for a cluster of this machine's own."""
+ANSWER_S: Final = 5.0
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
@@ -49,14 +57,31 @@ def ray_map(address: str | None = None) -> Iterator[RayMap]:
     """Connect to the Ray cluster at *address*, or start one on this machine; end what was started.
 
     Raises:
-        ConnectionError: nothing answers at *address*.
+        BadSetting: nothing answers at *address*.
     """
-    env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address=address, runtime_env={"env_vars": env}, include_dashboard=False, log_to_driver=False
-    ) if address else ray.init(runtime_env={"env_vars": env}, include_dashboard=False, log_to_driver=False)
+    env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    if address is None:
+        env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its tasks import what we can
+    else:
+        answers(address)
+    ray.init(address=address, runtime_env={"env_vars": env}, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield RayMap(in_flight=2 * max(1, int(ray.cluster_resources().get("CPU", 1))))
     finally:
         ray.shutdown()
+
+
+def answers(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself would wait for minutes.
+
+    Raises:
+        BadSetting: it is not host:port, or nothing answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"no Ray cluster answers at {address}: {error}", fix="start one: ray start --head") from None
