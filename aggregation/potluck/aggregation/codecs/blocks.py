@@ -76,7 +76,7 @@ class Int8:
 class Int4:
     """q = round(7·x / m), from −7 to 7, with m the scale of each run of *block* flat values; read back as q·m / 7.
 
-    The error of a value is at most m / 14, half a level.  Two codes share a byte; a scale is one byte, see Scales.
+    The error of a value is at most m / 14, half a level.  Two codes share a byte; a scale has one, see `normalised`.
 
     Source: Dettmers and Zettlemoyer 2023, §2 (block-wise absmax at 4 bits), arXiv:2212.09720.
 
@@ -164,8 +164,8 @@ def normalised(flat: Array, block: int) -> tuple[Floats, Singles, Bytes]:
     rows = in_blocks(flat, block)
     largest = np.abs(rows).max(axis=1, initial=0.0)
     peak = largest.max(initial=0.0)
-    with np.errstate(divide="ignore", over="ignore"):
-        halvings = np.rint(-STEPS * np.log2(largest / max(peak, np.finfo(np.float32).tiny)))
+    with np.errstate(divide="ignore"):
+        halvings = np.rint(-STEPS * np.log2(largest / (peak or 1.0)))
     ratios = np.where(largest > 0, np.clip(halvings, 0, NO_SCALE - 1), NO_SCALE).astype(np.uint8)
     peaks = np.array([peak], "<f4")
     scales = scales_of(ratios, peaks)
