@@ -178,6 +178,21 @@ def test_no_gauge_changes_the_master(seed: int):
         np.testing.assert_allclose(second[name].dense(), term.dense(), rtol=0, atol=1e-10)
 
 
+def test_a_sum_over_several_batches_is_exact():
+    """1,040 columns from two starts: four batches and more, and none is written over while it waits."""
+    rng = np.random.default_rng(12)
+    starts = [{"w": low_rank(rng, (300, 200), 16, 2.0)} for _ in range(2)]
+    updates = []
+    for client in range(65):
+        start = starts[client % 2]
+        trained = {"w": trained_from(rng, start["w"])}
+        updates.append(Update(trained, start, examples=1 + client, staleness=client % 2))
+
+    master = aggregate(updates, {}, Pipeline(rank=FULL, exact_up_to=65)).master["w"].dense()
+
+    assert relative(master, mean_of_innovations(updates)["w"]) <= 1e-12
+
+
 def test_fedit_depends_on_the_gauge():
     """Known and documented: why factors are never averaged, except to compare."""
     rng = np.random.default_rng(9)

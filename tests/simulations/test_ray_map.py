@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapters import low_rank, trained_from
+from coordinators import hosting
 from potluck.aggregation import (
     BadSetting,
     BadUpdate,
@@ -20,6 +22,7 @@ from potluck.aggregation import (
     to_tensors,
 )
 from potluck.simulations.ray_map import RayMap, ray_map
+from scripted import recipe
 
 # Ray leaves its own files to the collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -94,3 +97,20 @@ def test_what_a_task_refuses_arrives_with_its_fix(mapped: RayMap):
 
     with pytest.raises(BadUpdate, match=r"lora_B\[1, 1\] is NaN"):
         aggregate(StoredUpdates(3, spoiled), {}, Pipeline(weights=()), mapped=mapped)
+
+
+def test_a_coordinator_hands_its_rounds_to_ray(tmp_path: Path, mapped: RayMap):
+    """The same updates, the same version: inputs travel as the folder they lie in."""
+    digests = []
+    for name, how in (("here", map), ("there", mapped)):
+        with hosting(tmp_path / name, recipe(aggregation={"cohort": 3}), mapped=how) as hosted:
+            for volunteer in hosted.cohort(3):
+                lease = volunteer.lease()
+                volunteer.deliver(lease, volunteer.train(lease), examples=8)
+            assert hosted.coordinator.wait_for_version(1, 60)
+            with hosted.coordinator.desk.site.store.reading() as books:
+                version = books.versions.find(1)
+            assert version is not None
+            digests.append((version.checkpoint_digest, version.adapter_digest))
+
+    assert digests[0] == digests[1]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from potluck.aggregation.products import Mapped
 from potluck.coordinator.probe import Probe
 from potluck.coordinator.server import Coordinator
 from potluck.coordinator.steps import OnStep, no_step
@@ -62,10 +63,11 @@ def hosting(
     clock: FakeClock | None = None,
     on_step: OnStep = no_step,
     probe: Probe | None = None,
+    mapped: Mapped = map,
 ) -> Iterator[Hosted]:
     """Host *recipe* in *folder* on a free port of loopback."""
     used = clock or FakeClock()
-    coordinator = Coordinator.open(folder, recipe, clock=used, on_step=on_step, probe=probe)
+    coordinator = Coordinator.open(folder, recipe, clock=used, on_step=on_step, probe=probe, mapped=mapped)
     hosted = Hosted(coordinator, 0, used, folder)
     try:
         hosted.port = coordinator.listen("127.0.0.1:0")

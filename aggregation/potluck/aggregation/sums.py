@@ -22,6 +22,7 @@ BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
 STACK_BYTES: Final = 80 << 20
 """What waits in a sketched sum until its range is found together."""
+FLOAT_BYTES: Final = 4
 MOST_STARTS: Final = 16
 """Starts that are told apart; an update from yet another one is added whole."""
 MOST_COLUMNS: Final = 1024
@@ -42,6 +43,8 @@ class InnovationSum:
         limit = min(max(CHUNK_COLUMNS, min(module.shape) // 2), MOST_COLUMNS)
         self._exact = LowRankSum(module.shape, limit=limit)
         self._finder: RangeFinder | None = None
+        self._waiting = 0
+        self._most_waiting = BATCH_COLUMNS if module.exact else max(1, STACK_BYTES // (sum(module.shape) * FLOAT_BYTES))
 
     def add(self, trained: LowRank, start: LowRank, weight: float) -> None:
         """Add weight times what training changed; *start* may be of rank 0."""
@@ -52,8 +55,11 @@ class InnovationSum:
             self._add_term(difference(trained, start).times(weight))
             return
         shared.add(trained, weight)
-        if shared.full:
-            self._add_term(shared.flushed())
+        self._waiting += trained.rank
+        if shared.full or self._waiting >= self._most_waiting:
+            for each in self._shared:
+                self._add_term(each.flushed())
+            self._waiting = 0
 
     def scaled(self, weight: float) -> list[LowRank]:
         """Return weight times the sum, as the terms whose sum it is."""
@@ -105,8 +111,8 @@ class SharedStart:
         self._dtype = np.dtype(np.float64) if module.exact else own
         fitting = BATCH_COLUMNS if module.exact else STACK_BYTES // ((d + k) * own.itemsize)
         self._size = max(1, min(fitting // max(1, self._rank), module.count or fitting))
-        self._b: Array = np.empty((self._size * self._rank, d), self._dtype)
-        self._a: Array = np.empty((self._size * self._rank, k), self._dtype)
+        self._b: Array = np.empty((0, d), self._dtype)
+        self._a: Array = np.empty((0, k), self._dtype)
         self._weights: list[float] = []
         self._sum_b: Floats = np.zeros((self._rank, d))
         self._sum_a: Floats = np.zeros((self._rank, k))
@@ -124,6 +130,9 @@ class SharedStart:
 
     def add(self, trained: LowRank, weight: float) -> None:
         """Take one update in."""
+        if not len(self._b):  # memory is taken page by page, as it fills
+            self._b = np.empty((self._size * self._rank, self._b.shape[1]), self._dtype)
+            self._a = np.empty((self._size * self._rank, self._a.shape[1]), self._dtype)
         place = len(self._weights) * self._rank
         rows = slice(place, place + self._rank)
         if self._start.rank:
@@ -144,6 +153,7 @@ class SharedStart:
             self._sum_b += each @ b
             self._sum_a += each @ a
         self._weights.clear()
+        self._b, self._a = self._b[:0].copy(), self._a[:0].copy()  # what was returned is not written to again
         used = b.any(axis=1) & a.any(axis=1)
         b, a = (b, a) if used.all() else (b[used], a[used])
         b *= np.repeat(weights, self._rank).astype(self._dtype)[used, None]
