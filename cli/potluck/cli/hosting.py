@@ -17,11 +17,10 @@ from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.products import Mapped
 from potluck.cli.extras import needs, require
 from potluck.cli.operating import remember, summary
+from potluck.cli.probing import EVALUATES, opened_probe
 from potluck.cli.report import say, show, warn
 from potluck.cli.trusting import doubted, outcome, plain
 from potluck.coordinator.desk import Status
-from potluck.coordinator.evaluation import EvaluationProcess
-from potluck.coordinator.probe import Probe
 from potluck.coordinator.server import CannotListen, Coordinator
 from potluck.coordinator.store.records import Version
 from potluck.coordinator.trust import RoundReport
@@ -32,7 +31,6 @@ FIRST_USES: Final = 10
 EVERYWHERE: Final = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared with, not bound to
 TICK_S: Final = 0.5
 LAST_PORT: Final = 65_535
-EVALUATES: Final = ("torch", "transformers", "peft", "safetensors", "filelock", "pyarrow")
 
 
 @final
@@ -63,7 +61,7 @@ def run_host(asked: Hosting, *, as_json: bool) -> None:
     if asked.ray_address is not None:
         require("simulations", "ray")
     recipe = written if written.complete else filled_in(written, folder, quiet=as_json)
-    probe = opened_probe(asked, recipe, quiet=as_json) if asked.probe else None
+    probe = opened_probe(asked.probe, asked.tolerance, recipe, quiet=as_json) if asked.probe else None
     with combining(asked.ray_address) as mapped:
         coordinator = Coordinator.open(folder, recipe, database_url=asked.database, probe=probe, mapped=mapped)
         serve(coordinator, asked, Kept(folder, written, recipe), as_json=as_json)
@@ -218,28 +216,6 @@ def filled_in(recipe: Recipe, folder: Path, *, quiet: bool) -> Recipe:
         from potluck.client.training.completing import completed
 
         return completed(recipe, cache_of_user(os.environ), lambda words: None if quiet else say(words))
-
-
-def opened_probe(asked: Hosting, recipe: Recipe, *, quiet: bool) -> Probe:
-    """Start the process that measures new versions on the operator's text, and let it read that.
-
-    Raises:
-        CannotMeasure: there is no text, or the base model cannot be loaded here.
-    """
-    if not quiet:
-        say(f"reading the probe {asked.probe} and loading the base model")
-    with needs("evaluation"):
-        from potluck.client.home import cache_of_user
-    terms = {"recipe": recipe.to_json(), "text": str(asked.probe), "cache": str(cache_of_user(os.environ))}
-    judge = EvaluationProcess([sys.executable, "-m", "potluck.client.training.probing"], terms)
-    try:
-        tokens = judge.open()
-    except BaseException:
-        judge.close()
-        raise
-    if not quiet:
-        say(f"every new version is measured on {tokens} tokens; one that is {asked.tolerance:.2%} worse is refused")
-    return Probe(judge, asked.tolerance)
 
 
 def keep_model(written: Recipe, whole: Recipe, folder: Path) -> None:
