@@ -87,6 +87,9 @@ def test_half_of_the_weight_in_hostile_hands_is_refused(name: str):
         cast(ballot_of(rows_of(11), known, weights=weights), [name])
     cast(ballot_of(rows_of(11), known, weights=weights - 0.01 * (weights == 10)), [name])
     cast(ballot_of(rows_of(11), known, weights=weights), ["cap", name])
+    part = ballot_of(rows_of(11), known, weights=weights)
+    with pytest.raises(BadUpdate, match=r"hold 50% of the weight"):
+        cast(part.weighted(0.6 * part.weights), [name])  # of what is there, whatever it sums to
 
 
 @pytest.mark.parametrize("name", sorted({*LEAST, "bucketing", "cap"}))
@@ -185,6 +188,19 @@ def test_numbers_that_distances_cannot_be_made_of_are_refused(name: str):
         cast(Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), np.full((7, 7), np.nan)), [name])
 
 
+def test_norms_are_taken_up_to_ten_to_the_150():
+    rows = rows_of(7) / np.linalg.norm(rows_of(7), axis=1)[:, None]
+
+    for length, taken in ((0.9e150, True), (1.1e150, False)):
+        rows[3] *= length / np.linalg.norm(rows[3])
+        ballot = Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), rows @ rows.T)
+        if taken:
+            assert cast(ballot, ["krum"]).coefficients[3] == 0
+        else:
+            with pytest.raises(BadUpdate, match=r"has a norm of 1.1e\+150"):
+                cast(ballot, ["krum"])
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "values"),
     [
@@ -210,6 +226,10 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, valu
         with pytest.raises(BadSetting, match=f"^{setting} is ") as refused:
             WEIGHTS[name](**{setting: value})
         assert refused.value.__notes__
+    if setting == "krum_margin":
+        assert refused.value.__notes__ == ["fix: use a whole number from 1 to 2"]
+    if setting == "bucket_size":
+        assert refused.value.__notes__ == ["fix: use a whole number of at least 1"]
 
 
 def test_settings_at_the_edge_are_taken():
