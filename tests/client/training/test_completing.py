@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from potluck.client.training.bases import Base, shapes
 from potluck.client.training.completing import completed, ranges
 from potluck.client.training.errors import BadBase, NoBase
-from potluck.wire.recipe import Model, Recipe
+from potluck.wire.bases import Model
+from potluck.wire.recipe import Recipe
 
 pieces = st.sampled_from(["model", "layers", "q_proj", "experts", "0", "1", "2", "3", "03", "9999", "10000", "h_2"])
 names = st.lists(pieces, min_size=1, max_size=5).map(".".join)
