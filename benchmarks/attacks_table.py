@@ -23,6 +23,8 @@ ORDER: Final = ("sign_flip", "ipm", "alie", "min_max", "scaling", "gaussian", "c
 B_ALONE: Final = ("ffa", "median", "trimmed_mean", "bulyan")
 ALLOWED: Final = 5.0
 """Per cent of the clean loss."""
+DARK: Final = (0.5, 30.0)
+"""Per cent below and above which the picture's colours are dark."""
 
 Cells = Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]]
 
@@ -72,6 +74,7 @@ def table(cells: Cells, rules: Sequence[str], attacks: Sequence[str]) -> Iterabl
 
 def agreement(cells: Cells, attacks: Sequence[str]) -> Iterable[str]:
     """Yield the lines of the table of selections from sketched and from exact inner products, in the default's runs."""
+    attacks = [attack for attack in attacks if attack != CLEAN]  # there nobody is hostile
     runs = {attack: list(cells.get(("default", attack), {}).values()) for attack in attacks}
     steps = sorted({step for cells in runs.values() for cell in cells for step in cell.get("swapped", {})})
     yield "| selection | " + " | ".join(attacks) + " | all |"
@@ -103,7 +106,9 @@ def draw(cells: Cells, rules: Sequence[str], attacks: Sequence[str], png: Path) 
     axes.set_xticks(range(len(attacks)), attacks, rotation=30, ha="right")
     axes.set_yticks(range(len(rules)), rules)
     for (row, column), value in np.ndenumerate(above):
-        axes.text(column, row, f"{value:+.1f}" if np.isfinite(value) else "no run", ha="center", va="center", size=8)
+        said = f"{value:+.1f}" if np.isfinite(value) else written(cells.get((rules[row], attacks[column]), {}))
+        pale = np.isfinite(value) and not DARK[0] < value < DARK[1]
+        axes.text(column, row, said, ha="center", va="center", size=8, color="white" if pale else "black")
     axes.set_title(f"Held-out loss, % above the clean run (allowed for the default: {ALLOWED:g})", size=10)
     figure.colorbar(shown, label="% above")
     figure.savefig(png, dpi=110)
