@@ -1,17 +1,11 @@
 """What the weight steps refuse, at the exact boundary, and that they say with which numbers."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 
 from ballots import ballot_of, cast, facts
-from potluck.aggregation import BadSetting, BadUpdate, Pipeline
+from potluck.aggregation import BadUpdate
 from potluck.aggregation.weights.ballot import Ballot
-from potluck.aggregation.weights.clipping import NormBound
-from potluck.aggregation.weights.median import geometric_median
-from potluck.aggregation.weights.mixing import Bucketing
-from potluck.aggregation.weights.registry import WEIGHTS
 
 LEAST = {
     "norm_bound": (2, 1),
@@ -89,7 +83,7 @@ def test_half_of_the_weight_in_hostile_hands_is_refused(name: str):
     cast(ballot_of(rows_of(11), known, weights=weights), ["cap", name])
     part = ballot_of(rows_of(11), known, weights=weights)
     with pytest.raises(BadUpdate, match=r"hold 50% of the weight"):
-        cast(part.weighted(0.6 * part.weights), [name])  # of what is there, whatever it sums to
+        cast(part.weighted(0.5 * part.weights), [name])  # of what is there, whatever it sums to
 
 
 @pytest.mark.parametrize("name", sorted({*LEAST, "bucketing", "cap"}))
@@ -134,14 +128,6 @@ def test_mda_says_when_it_would_take_too_long():
     cast(ballot_of(rows_of(22), facts(22, f=2)), ["mda"])
     with pytest.raises(BadUpdate, match=r"^mda would look through 75582 subsets of 11 out of 19 .* 50000 is its limit"):
         cast(ballot_of(rows_of(19), facts(19, f=8)), ["mda"])
-
-
-def test_a_median_that_has_not_come_near_is_refused():
-    """Three iterations are not a median, and a step never hands on less than its name says."""
-    rows = np.vstack([rows_of(9), 1e6 * rows_of(1)])
-
-    with pytest.raises(BadUpdate, match=r"^after 2 iterations the geometric median still moves by .*e.* least"):
-        cast(ballot_of(rows, facts(10, f=1)), ["geomedian"], {"median_iterations": 2})
 
 
 def test_fltrust_needs_something_to_trust():
@@ -201,114 +187,6 @@ def test_norms_are_taken_up_to_ten_to_the_150():
                 cast(ballot, ["krum"])
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "values"),
-    [
-        ("krum", "krum_margin", [0, 1.5, 3]),
-        ("multikrum", "krum_margin", [0, 3]),
-        ("multikrum", "krum_keep", [0, 2.0]),
-        ("bulyan_selection", "krum_margin", [0, 3]),
-        ("bucketing", "bucket_size", [0, 2.5]),
-        ("norm_bound", "max_norm", [0.0, -1.0, np.inf, np.nan]),
-        ("centered_clip", "clip_iterations", [0]),
-        ("centered_clip", "clip_radius", [0.0]),
-        ("geomedian", "median_iterations", [0]),
-        ("geomedian", "median_smoothing", [0.0]),
-        ("geomedian", "median_tolerance", [-1.0]),
-        ("dnc", "dnc_factor", [0.0]),
-        ("dnc", "dnc_rounds", [0]),
-        ("cosine", "min_cosine", [1.0, -1.1, np.nan]),
-        ("cap", "cap_factor", [0.0, np.inf]),
-    ],
-)
-def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, values: list[float]):
-    for value in values:
-        with pytest.raises(BadSetting, match=f"^{setting} is ") as refused:
-            WEIGHTS[name](**{setting: value})
-        assert refused.value.__notes__
-    if setting == "krum_margin":
-        assert refused.value.__notes__ == ["fix: use a whole number from 1 to 2"]
-    if setting == "bucket_size":
-        assert refused.value.__notes__ == ["fix: use a whole number of at least 1"]
-
-
-def test_settings_at_the_edge_are_taken():
-    WEIGHTS["cosine"](min_cosine=-1.0)
-    WEIGHTS["krum"](krum_margin=2)
-    WEIGHTS["multikrum"](krum_keep=1)
-    WEIGHTS["bucketing"](bucket_size=1)
-    WEIGHTS["geomedian"](median_iterations=1)
-
-
-def test_a_median_is_accepted_where_its_sum_of_distances_is_within_a_hundredth():
-    """Where half of the weight is in one place the sum is flat, and standing still takes for ever."""
-    rows = np.array([[2.0, 0], [0, -1.0], [-1.0, -2.0]])
-    weights = np.array([3.0, 2.0, 1.0])
-    whole = geometric_median(rows @ rows.T, weights)
-    assert whole.moved > 1e-8
-    assert whole.iterations == 5000
-    cast(ballot_of(rows, weights=weights), ["geomedian"])
-
-
-@pytest.mark.parametrize("iterations", [3, 5])
-def test_a_median_stopped_early_is_accepted_up_to_exactly_a_hundredth(iterations: int):
-    excesses = []
-    for seed in range(200):
-        rows = np.random.default_rng(seed).normal(size=(9, 4)) + 2
-        excesses.append(geometric_median(rows @ rows.T, np.ones(9), iterations=iterations).excess)
-        ballot = Ballot(facts(9), np.eye(9), np.full(9, 1 / 9), rows @ rows.T)
-        if excesses[-1] > 0.01:
-            with pytest.raises(BadUpdate, match="still moves"):
-                cast(ballot, ["geomedian"], {"median_iterations": iterations})
-        else:
-            cast(ballot, ["geomedian"], {"median_iterations": iterations})
-    assert any(0.007 < excess <= 0.01 for excess in excesses)
-    assert any(0.01 < excess <= 0.013 for excess in excesses)
-
-
-def test_the_excess_of_a_median_is_never_less_than_it_is():
-    """The bound is what makes stopping early honest: it holds at every iteration, far from the end as well."""
-    rng = np.random.default_rng(6)
-    rows, weights = rng.normal(size=(7, 3)) * [[1], [1], [1], [1], [1], [30], [4]], rng.uniform(1, 2, 7)
-
-    def cost(coefficients):
-        return float(weights @ np.linalg.norm(rows - coefficients @ rows, axis=1))
-
-    least = cost(geometric_median(rows @ rows.T, weights, smoothing=1e-9, tolerance=1e-13).coefficients)
-    for iterations in range(1, 30):
-        early = geometric_median(rows @ rows.T, weights, iterations=iterations)
-        assert 0 <= 1 - least / cost(early.coefficients) <= early.excess
-        assert early.iterations == iterations
-        before = weights / weights.sum()
-        if iterations > 1:
-            before = geometric_median(rows @ rows.T, weights, iterations=iterations - 1).coefficients
-        away = rows - before @ rows
-        pulls = weights[:, None] / weights.sum() * away / np.linalg.norm(away, axis=1)[:, None]
-        step = np.linalg.norm((early.coefficients - before) @ rows) / np.median(np.linalg.norm(rows, axis=1))
-        assert early.excess == pytest.approx(2 * np.linalg.norm(pulls.sum(axis=0)), rel=1e-6)
-        assert early.moved == pytest.approx(step, rel=1e-6)
-
-
-def test_the_defaults_are_those_that_recipes_rely_on():
-    """A recipe that names a step and no setting means these numbers."""
-    defaults = {
-        name: {field.name: field.default for field in fields(kind)} for name, kind in WEIGHTS.items() if fields(kind)
-    }
-
-    assert defaults == {
-        "cap": {"cap_factor": 1.0},
-        "norm_bound": {"max_norm": None},
-        "centered_clip": {"clip_iterations": 10, "clip_radius": None, "clip_from_mean": False},
-        "bucketing": {"bucket_size": 2},
-        "krum": {"krum_margin": 1},
-        "multikrum": {"krum_margin": 1, "krum_keep": None},
-        "bulyan_selection": {"krum_margin": 1},
-        "geomedian": {"median_smoothing": 1e-7, "median_tolerance": 1e-8, "median_iterations": 5000},
-        "dnc": {"dnc_factor": 1.0, "dnc_rounds": 1},
-        "cosine": {"min_cosine": 0.0},
-    }
-
-
 def test_a_client_that_made_no_step_counts_as_nothing():
     """It cannot be divided by; the others are scaled by the mean of all steps, 2, over their own."""
     rows = rows_of(3)
@@ -325,13 +203,3 @@ def test_the_best_of_two_is_the_first_and_of_three_the_one_between():
     for margin in (1, 2):
         assert cast(ballot_of(rows[1:]), ["krum"], {"krum_margin": margin}).coefficients.tolist() == [1, 0]
         assert cast(ballot_of(rows), ["krum"], {"krum_margin": margin}).coefficients.tolist() == [0, 1, 0]
-
-
-def test_a_count_may_come_as_a_float():
-    """A recipe is read strictly into floats, so `bucket_size = 3` arrives as 3.0; 2.5 buckets are refused as before."""
-    pipeline = Pipeline(weights=("bucketing", "norm_bound"), settings={"bucket_size": 3.0, "max_norm": 0.5})
-
-    assert pipeline.stages().steps == (Bucketing(bucket_size=3), NormBound(max_norm=0.5))
-    assert isinstance(pipeline.stages().steps[0].bucket_size, int)
-    with pytest.raises(BadSetting, match=r"^bucket_size is 2.5"):
-        Pipeline(weights=("bucketing",), settings={"bucket_size": 2.5})
