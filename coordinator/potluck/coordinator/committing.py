@@ -52,8 +52,8 @@ def conclude(site: Site, number: int, made: Made, judged: Judgement | None) -> i
     site.on_step(Step.COMMIT, When.AFTER)
     forget_counted(site)
     _warn(number, facts)
-    if refused:
-        LOG.warning("event=version_refused round=%d parent=%d %s", number, made.parent.version, facts["probe"])
+    if refused and judged is not None:
+        LOG.warning("event=version_refused round=%d kept=%d reason=%s", number, made.parent.version, judged.human)
         return None
     version = made.parent.version + 1
     LOG.info("event=committed round=%d version=%d adapter=%s", number, version, made.adapter_digest.hex())
