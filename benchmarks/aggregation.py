@@ -55,10 +55,12 @@ class Side:
     only_b: bool = False
 
 
-def ours(what: str, settings: dict[str, Any], *, hostile: float = 0.2) -> Side:
+def ours(
+    what: str, settings: dict[str, Any], *, hostile: float = 0.2, counts: tuple[int, ...] = (50, 200, 1000)
+) -> Side:
     """Return a side of ours; f is a fifth of the updates where some are hostile."""
     rule = AGGREGATORS[settings.get("rule", "mean")]
-    return Side("Potluck", what, (50, 200, 1000), settings, hostile, only_b=rule.trains == "b")
+    return Side("Potluck", what, counts, settings, hostile, only_b=rule.trains in ("b", "alternately"))
 
 
 def peers(whose: str, *names: str) -> dict[str, Side]:
@@ -68,6 +70,8 @@ def peers(whose: str, *names: str) -> dict[str, Side]:
 
 
 DEFAULT: Final = ("norm_bound", "nnm", "geomedian")
+LARGE_ONLY: Final = ("flora", "florist", "hetlora", "raflora", "fedex", "fedrot", "fedsvd", "rolora")
+"""Rules of which only the memory for a large round is asked."""
 SIDES: Final = MappingProxyType(
     {
         "mean": ours("mean, master rank 64", {"rank": 64}, hostile=0.0),
@@ -81,6 +85,7 @@ SIDES: Final = MappingProxyType(
         "median": ours("median", {"rule": "median"}),
         "trimmed": ours("trimmed_mean", {"rule": "trimmed_mean"}),
         "bulyan": ours("bulyan", {"rule": "bulyan"}),
+        **{rule: ours(rule, {"rule": rule, "rank": 64}, counts=(1000,)) for rule in LARGE_ONLY},
         **peers("Flower", "FedAvg", "FedMedian", "FedTrimmedAvg", "MultiKrum"),
         **peers("byzfl", "Median", "TrMean", "MultiKrum", "GeometricMedian"),
         "dense": Side("NumPy", "dense sum and SVD of 1 of the 48 modules", (50, 200), {}, 0.0),
@@ -197,7 +202,7 @@ WHOSE: Final = MappingProxyType({"Potluck": potluck, "Flower": flower, "byzfl": 
 
 def measure(side: Side, folder: Path, count: int) -> dict[str, Any]:
     """Run one side here and return what it took."""
-    kind = rounds.Kind(only_b=side.only_b, hostile=side.hostile)
+    kind = rounds.Kind(only_b=side.only_b, hostile=side.hostile if count < 1000 else 0.2)  # one large round serves all
     paths = rounds.written(folder, kind, count)
     before = peak_mib()
     run = WHOSE[side.whose](side, paths, kind)
