@@ -59,6 +59,12 @@ def test_a_sum_that_could_wrap_is_refused():
         to_whole(np.array([32768.0]), clients=1)
 
 
+def test_nothing_and_zeros_are_sent_as_they_are():
+    """No value needs a step, so nothing can wrap around, however many clients send it."""
+    assert to_whole(np.empty((0, 3)), clients=5).shape == (0, 3)
+    assert to_whole(np.zeros(2), clients=2**31).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("values", "options", "error"),
     [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from adapters import low_rank, random_update, regauged
 from potluck.aggregation import BadUpdate, LowRank, Update
+from potluck.aggregation.updates import first_bad_value, same_factors
 
 
 @given(
@@ -82,6 +83,32 @@ def test_the_digest_is_of_the_contents():
 
     assert same.digest() == update.digest()
     assert len({one.digest() for one in (update, *others)}) == 4
+
+
+def test_starts_are_one_if_their_factors_are_entry_by_entry():
+    """Not if their products are: entries of factors in two bases must not be added.  Two of rank 0 are always one."""
+    term = LowRank(np.array([[1.0], [2]]), np.array([[3.0, 4, 5]]), 2.0)
+    none = LowRank(np.zeros((2, 0)), np.zeros((0, 3)), 2.0)
+
+    assert same_factors(term, LowRank(term.b.copy(), term.a.copy(), 2.0))
+    assert not same_factors(term, LowRank(term.b.copy(), term.a.copy(), 3.0))
+    assert not same_factors(term, LowRank(term.b.copy(), -term.a, 2.0))
+    assert not same_factors(term, LowRank(-term.b, term.a.copy(), 2.0))
+    assert same_factors(none, LowRank(none.b.copy(), none.a.copy(), 3.0))
+    assert not same_factors(none, term)
+    assert not same_factors(term, none)
+
+
+def test_a_bad_value_is_named_by_its_factor_and_place():
+    """As PEFT names the factors."""
+    good = LowRank(np.ones((3, 2)), np.ones((2, 4)))
+    b, a = good.b.copy(), good.a.copy()
+    b[2, 1], a[1, 3] = np.nan, -np.inf
+
+    assert first_bad_value(good) == ""
+    assert first_bad_value(LowRank(b, good.a)) == "lora_B[2, 1]"
+    assert first_bad_value(LowRank(good.b, a)) == "lora_A[1, 3]"
+    assert first_bad_value(LowRank(b, a)) == "lora_B[2, 1]"
 
 
 def test_an_update_survives_the_trip_between_processes():

@@ -147,11 +147,11 @@ class Mapper:
     def add(self, read: Read) -> None:
         """Take one part in; those of one start wait for each other."""
         trained, start = read.trained, read.start
-        if trained.rank == 0 == start.rank:
-            return
         if (trained.rank, trained.scale) != (start.rank, start.scale):
             trained = difference(trained, start)
             start = LowRank(np.zeros_like(trained.b), np.zeros_like(trained.a), trained.scale)
+        if trained.rank == 0:
+            return
         if self._start is None or not same_factors(start, self._start):
             self.flush()
             self._begin(read.name, trained, start)

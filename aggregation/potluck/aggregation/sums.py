@@ -52,7 +52,8 @@ class InnovationSum:
             return
         shared = self._start_of(trained, start)
         if shared is None:
-            self._add_term(difference(trained, start).times(weight))
+            whole = difference(trained, start)
+            self._add_term(LowRank(whole.b * (whole.scale * weight), whole.a))
             return
         shared.add(trained, weight)
         self._waiting += trained.rank
@@ -86,7 +87,7 @@ class InnovationSum:
         return self._shared[-1]
 
     def _add_term(self, term: LowRank) -> None:
-        """Add a product that has no linear part."""
+        """Add a product of scale 1 that has no linear part."""
         if term.rank == 0:
             return
         if self._module.exact:

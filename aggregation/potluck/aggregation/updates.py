@@ -1,7 +1,6 @@
 """What one client did in one round, and how far it moved the adapter."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -123,7 +122,7 @@ def first_bad_value(term: LowRank) -> str:
         if not np.isfinite(factor).all():
             row, column = np.argwhere(~np.isfinite(factor))[0]
             return f"{name}[{row}, {column}]"
-    return "" if math.isfinite(term.scale) else "the scale"
+    return ""
 
 
 def flat_bytes(array: Array) -> memoryview:

@@ -1,0 +1,105 @@
+"""A running sum of innovations: what it adds, what it keeps apart, and the columns that it does not need."""
+
+import numpy as np
+import pytest
+
+from adapters import low_rank, trained_from
+from potluck.aggregation import LowRank
+from potluck.aggregation.rules.base import Module
+from potluck.aggregation.sums import MOST_STARTS, InnovationSum
+
+SHAPE = (8, 7)
+NONE = LowRank(np.zeros((8, 0)), np.zeros((0, 7)))
+
+
+def module(*, exact: bool = True, rank: int = 2, seed: int = 3, shape: tuple[int, int] = SHAPE) -> Module:
+    """Return the module that a sum is of, with a list of errors of its own."""
+    none = LowRank(np.zeros((shape[0], 0)), np.zeros((0, shape[1])))
+    return Module("m", shape, none, exact=exact, rank=rank, seed=seed)
+
+
+def dense(terms) -> np.ndarray:
+    return sum((term.dense() for term in terms), np.zeros(SHAPE))
+
+
+def test_starts_of_rank_one_are_told_apart():
+    """One start's factors must not be subtracted from what was trained from another: by hand, 1 − 0.5 and 3 − 1."""
+    running = InnovationSum(module())
+    row = np.eye(7)[:1]
+
+    for begun, trained, weight in ((0.5, 1.0, 2.0), (1.0, 3.0, 0.25)):
+        start = LowRank(begun * np.eye(8)[:, :1], row, 4.0)
+        running.add(LowRank(trained * np.eye(8)[:, :1], row, 4.0), start, weight)
+
+    assert dense(running.scaled(0.5))[0, 0] == 0.5 * 4.0 * (2.0 * 0.5 + 0.25 * 2.0)
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "sketched"])
+def test_more_starts_than_are_told_apart_are_summed_too(*, exact: bool):
+    """Some of rank 0, some of another rank or scale than what came of them, and three more than MOST_STARTS."""
+    rng = np.random.default_rng(1)
+    running, expected = InnovationSum(module(exact=exact)), np.zeros(SHAPE)
+
+    for number in range(MOST_STARTS + 3):
+        start = low_rank(rng, SHAPE, 2, (2.0, -0.5)[number % 2])
+        trained = trained_from(rng, start)
+        for term, begun in ((trained, start), (trained, NONE), (trained.times(3.0), start), (NONE, start)):
+            weight = rng.normal()
+            running.add(term, begun, weight)
+            expected += weight * (term.dense() - begun.dense())
+
+    np.testing.assert_allclose(dense(running.scaled(-0.5)), -0.5 * expected, atol=1e-5)
+
+
+def test_columns_that_training_left_alone_are_not_summed():
+    """One factor frozen: B − B₀ times A₀ and nothing else.  Neither frozen: only pairs of which both sides moved."""
+    rng = np.random.default_rng(2)
+    start = low_rank(rng, SHAPE, 2)
+    only_b, only_a = LowRank(start.b + np.float32(1), start.a), LowRank(start.b, start.a + np.float32(1))
+    apart = LowRank(start.b + np.float32([1, 0]), start.a + np.float32([[0], [1]]))
+    together = LowRank(start.b + np.float32([1, 0]), start.a + np.float32([[1], [0]]))
+
+    ranks = []
+    for trained in (only_b, only_a, apart, together, start):
+        running = InnovationSum(module())
+        running.add(trained, start, 1.0)
+        terms = running.scaled(1.0)
+        ranks.append([term.rank for term in terms])
+        np.testing.assert_allclose(dense(terms), trained.dense() - start.dense(), atol=1e-6)
+
+    assert ranks == [[2], [2], [2, 2], [2, 2, 1], []]
+
+
+def test_the_error_of_a_sketched_sum_is_scaled_with_it():
+    """It is a norm: a weight of −1/4 makes it a quarter."""
+    shape = (60, 50)
+    errors = []
+    for weight in (1.0, -0.25):
+        rng = np.random.default_rng(4)
+        of = module(exact=False, shape=shape)
+        running = InnovationSum(of)
+        for _ in range(12):
+            running.add(low_rank(rng, shape, 4), LowRank(np.zeros((60, 0)), np.zeros((0, 50))), 1.0)
+        running.scaled(weight)
+        errors += of.errors
+
+    assert errors[0] > 1
+    assert errors[1] == pytest.approx(0.25 * errors[0], rel=1e-6)
+
+
+def test_a_sketched_sum_follows_its_seed():
+    """Whoever knows the seed can redo it, and nobody can without."""
+    shape = (60, 50)
+    rng = np.random.default_rng(5)
+    terms = [low_rank(rng, shape, 4) for _ in range(12)]
+
+    found = []
+    for seed in (3, 3, 4):
+        running = InnovationSum(module(exact=False, shape=shape, seed=seed))
+        for term in terms:
+            running.add(term, LowRank(np.zeros((60, 0)), np.zeros((0, 50))), 1.0)
+        (kept,) = running.scaled(1.0)
+        found.append(kept.dense())
+
+    assert np.array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2], rtol=1e-3, atol=1e-3)
