@@ -103,3 +103,57 @@ def test_a_sketched_sum_follows_its_seed():
 
     assert np.array_equal(found[0], found[1])
     assert not np.allclose(found[0], found[2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rank", "count"), [(3, 0), (3, 200), (300, 0), (300, 3)])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "sketched"])
+def test_batches_fill_and_empty_without_a_loss(*, exact: bool, rank: int, count: int):
+    """85 updates of rank 3 leave one of 256 columns free, one of rank 300 is a batch by itself, and two starts mix."""
+    rng = np.random.default_rng(6)
+    start, other = (low_rank(rng, SHAPE, rank, 2.0) for _ in range(2))
+    of = Module("m", SHAPE, NONE, count=count, exact=exact, rank=2)
+    running, expected = InnovationSum(of), np.zeros(SHAPE)
+
+    for number in range(count or 3 * 256 // rank + 3):
+        begun = other if number % 3 == 0 else start
+        trained = trained_from(rng, begun, 1.0)
+        running.add(trained, begun, 0.5 + number)
+        expected += (0.5 + number) * (trained.dense() - begun.dense())
+
+    np.testing.assert_allclose(
+        dense(running.scaled(2.0)), 2.0 * expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+def test_what_weighs_nothing_costs_nothing():
+    """No columns, and no start to be told apart."""
+    rng = np.random.default_rng(7)
+    running = InnovationSum(module())
+
+    for _ in range(MOST_STARTS + 1):
+        start = low_rank(rng, SHAPE, 2)
+        running.add(trained_from(rng, start), start, 0.0)
+    running.add(trained_from(rng, start), start, 1.0)
+
+    assert [term.rank for term in running.scaled(1.0)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("wide", [None, 0, 1, 2, 3])
+def test_a_sketched_sum_works_in_the_widest_type_of_its_factors(wide: int | None):
+    """Twice the memory and the time where all are float32, lost digits where one is not."""
+    rng = np.random.default_rng(8)
+    start = low_rank(rng, SHAPE, 2)
+    trained = trained_from(rng, start)
+    factors = [trained.b, trained.a, start.b, start.a]
+    if wide is not None:
+        factors[wide] = factors[wide].astype(np.float64) + 1e-9
+    trained, start = LowRank(*factors[:2]), LowRank(*factors[2:])
+    running = InnovationSum(module(exact=False))
+
+    running.add(trained, start, 1 / 3)
+    *_, product = running.scaled(1.0)
+
+    assert product.b.dtype == product.a.dtype == (np.float32 if wide is None else np.float64)
+    b, a, b_start, a_start = (factor.astype(np.float64) for factor in factors)
+    expected = (b - b_start) @ (a - a_start) / 3
+    np.testing.assert_allclose(product.dense(), expected, atol=1e-7 if wide is None else 1e-15)
