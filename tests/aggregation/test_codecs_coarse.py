@@ -1,6 +1,7 @@
 """Four bits a value: known answers and bounds; and what all codecs cost and lose."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,20 @@ def test_codecs_stand_from_the_most_to_the_least_exact():
 
     assert errors == sorted(errors)
     assert [name for name in CODECS if make_codec(name).forgets] == ["levels", "topk", "sparse2bit"]
+
+
+def test_the_defaults_are_the_published_presets():
+    """int8/256 and 4 bits/64 of bitsandbytes; 64 of 4096 of SparseLoCo."""
+    found = {name: {field.name: field.default for field in fields(make_codec(name))} for name in CODECS}
+
+    assert found == {
+        "fp64": {},
+        "fp32": {},
+        "fp16": {},
+        "int8": {"block": 256},
+        "nf4": {"block": 64},
+        "int4": {"block": 64},
+        "levels": {"levels": 2, "block": 1024, "of": 1},
+        "topk": {"chunk": 4096, "k": 256, "bits": 16},
+        "sparse2bit": {"chunk": 4096, "k": 64},
+    }

@@ -111,3 +111,10 @@ def test_sparse2bit_sends_at_most_four_values_a_chunk_and_never_a_larger_one(val
     assert np.all(np.abs(found) <= np.abs(values).max() * (1 + 1e-6))
     assert np.linalg.norm(values - found) <= np.linalg.norm(values) * (1 + 1e-3) + 1e-6
     assert all(len(set(found[begin : begin + 64].tolist())) <= 5 for begin in range(0, len(values), 64))
+
+
+def test_a_zero_that_is_kept_stands_with_the_positive_ones():
+    codes, means = four_means(np.array([0.0, 2, -2]), np.zeros(3, np.int64), 1)
+
+    assert codes.tolist() == [2, 3, 0]
+    assert means.tolist() == [[-2, 0, 0, 2]]
