@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 
 from adapters import low_rank, regauged
 from potluck.aggregation import BadSetting, BadTensor, LowRank, LowRankSum, compress, gram
+from potluck.aggregation.lowrank import zero
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def relative(actual, expected):
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+def times(term: LowRank, size: float) -> LowRank:
+    """Return |size|·size times the product, half of it in each factor and some of it in a second column."""
+    return LowRank(np.hstack([term.b, -term.b]) * size, np.vstack([term.a, 2 * term.a]) * abs(size))
 
 
 def sigmas(term: LowRank):
@@ -101,7 +107,54 @@ def test_what_a_chunk_drops_is_counted():
     result, discarded = running.compressed()
 
     assert result.rank == 1
-    assert discarded == pytest.approx(1e-13, rel=1e-6)
+    assert discarded == pytest.approx(1e-13, rel=1e-6, abs=0)
+
+
+def test_what_all_chunks_drop_is_added_up():
+    """1e-13 beside 1, then 2e-13, then a cut to one column that loses 3e-13 and 1/4."""
+    running = LowRankSum((5, 4), limit=1)
+    for place, size in enumerate((1.0, 1e-13, 2e-13, 0.25)):
+        running.add(LowRank(np.eye(5)[:, place : place + 1], np.eye(4)[place : place + 1]), size)
+        running.add(LowRank(np.eye(5)[:, :2], np.zeros((2, 4))))
+
+    result, discarded = running.compressed(rank=1)
+
+    assert np.diag(result.dense()).tolist() == pytest.approx([1, 0, 0, 0])
+    assert discarded - 0.25 == pytest.approx(3e-13, rel=1e-3, abs=0)
+
+
+def test_a_chunk_ends_with_more_than_limit_new_columns():
+    """Up to then terms are kept as they were added, and those that weigh nothing are not."""
+    rng = np.random.default_rng(9)
+    running, counts = LowRankSum((9, 8), limit=3), []
+
+    for rank, weight in ((2, 1.0), (1, 1.0), (5, 0.0), (0, 1.0), (1, 1.0), (3, 1.0), (1, 1.0)):
+        running.add(low_rank(rng, (9, 8), rank), weight)
+        counts.append(len(running.scaled(1.0)))
+
+    assert counts == [1, 2, 2, 2, 1, 2, 1]
+    once = LowRankSum((9, 8))
+    once.add(LowRank(np.eye(9)[:, :1], np.eye(8)[:1], 3.0))
+    (half,) = once.scaled(-0.5)
+    assert (half.dense()[0, 0], once.compressed().low_rank.dense()[0, 0]) == (-1.5, pytest.approx(3.0))
+
+
+def test_rounding_is_cut_by_the_number_of_columns():
+    """Of four columns 4·2⁻⁵² of the largest is rounding, and a little more is not."""
+    term = LowRank(np.eye(6)[:, :4] * [1.0, 5 * 2.0**-52, 3.5 * 2.0**-52, 2.0**-53], np.eye(5)[:4])
+
+    assert compress([term]).low_rank.rank == 2
+    assert LowRankSum((4, 3)).compressed().low_rank.rank == 0
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_the_largest_entry_of_every_column_is_positive(size: float):
+    """Whatever its size, and whichever factor had the sign."""
+    term = LowRank(-size * np.array([[1.0, 0], [-0.5, 0], [0, 1], [0, 2]]), np.array([[1.0, 2, 0], [0, 0, -1.0]]))
+
+    b = compress([term]).low_rank.b
+
+    assert (b[np.abs(b).argmax(axis=0), [0, 1]] > 0).all()
 
 
 def test_more_columns_than_the_matrix_has_are_summed_exactly():
@@ -162,6 +215,12 @@ def test_the_zero_matrix_has_rank_zero():
     assert np.array_equal(result.dense(), np.zeros((5, 4)))
 
 
+def test_zero_has_its_shape_and_no_norm():
+    """Rank 0, so nothing is multiplied."""
+    assert (zero((2, 3)).shape, zero((2, 3)).rank, zero((2, 3)).norm()) == ((2, 3), 0, 0.0)
+    assert LowRank(np.array([[3.0], [4]]), np.array([[0.0, 2]]), -1.5).norm() == 15.0
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -171,7 +230,9 @@ def test_the_zero_matrix_has_rank_zero():
         (lambda t: compress([t], [np.inf]), BadTensor, "weight inf"),
         (lambda t: compress([LowRank(t.b * np.nan, t.a)]), BadTensor, "NaN or infinity"),
         (lambda t: compress([LowRank(t.b * 1e200, t.a * 1e200)]), BadTensor, "overflows"),
+        (lambda t: compress([times(t, 1e200), times(t, -1e200)]), BadTensor, "overflows"),
         (lambda t: compress([t], rank=-1), BadSetting, "rank is -1"),
+        (lambda t: compress([t], energy=1.5), BadSetting, r"energy is 1\.5"),
         (lambda t: compress([t], energy=0.0), BadSetting, r"energy is 0\.0"),
         (lambda t: LowRank(t.a, t.b), BadTensor, r"\(1, 4\) and \(3, 1\)"),
         (lambda t: LowRank(t.b, t.a, float("nan")), BadTensor, "scale of a"),

@@ -1,5 +1,6 @@
 """The innovation of an update: exact for any rank and scale, and exact for the smallest step."""
 
+import hashlib
 import pickle
 
 import numpy as np
@@ -26,6 +27,27 @@ def test_the_innovation_is_trained_minus_start(seed: int, ranks, scales):
 
     np.testing.assert_allclose(delta.dense(), trained.dense() - start.dense(), atol=1e-12)
     assert delta.rank <= sum(ranks) + abs(ranks[0] - ranks[1])
+
+
+def test_an_innovation_by_hand():
+    """3·(1, 2)ᵀ·(1, 0, 2) − (−2)·(0, 1)ᵀ·(5, 0, 0), and 3·((1, 2) − (0, 1))ᵀ·(…) where the scale is shared."""
+    trained = LowRank(np.array([[1.0], [2]]), np.array([[1.0, 0, 2]]), 3.0)
+    start = LowRank(np.array([[0.0], [1]]), np.array([[5.0, 0, 0]]), -2.0)
+    same = LowRank(start.b, start.a, 3.0)
+
+    apart, shared = (Update({"q": trained}, {"q": begun}, 1).innovation()["q"] for begun in (start, same))
+
+    assert apart.dense().tolist() == [[3, 0, 6], [16, 0, 12]]
+    assert shared.dense().tolist() == [[3, 0, 6], [-9, 0, 12]]
+    assert (apart.scale, shared.scale) == (1.0, 3.0)
+
+
+def test_an_update_may_be_of_nothing():
+    """A client without examples says so; weights decide what that counts."""
+    term = LowRank(np.ones((2, 1)), np.ones((1, 3)))
+
+    assert (Update({"q": term}, {}, 0, 0, 0).steps, Update({"q": term}, {}, 0).steps) == (0, 1)
+    assert Update({}, {}, 0).innovation() == {}
 
 
 @pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-8, 1e-12])
@@ -83,6 +105,17 @@ def test_the_digest_is_of_the_contents():
 
     assert same.digest() == update.digest()
     assert len({one.digest() for one in (update, *others)}) == 4
+
+
+def test_a_digest_can_be_redone_with_any_sha256():
+    """The order of reading and the seeds of sketches follow from it, so that others can check a round."""
+    b, a = np.array([[1.0], [2]]), np.array([[3.0, 4, 5]], np.float32)
+    facts = repr(("q", 2.0, (2, 3), 1, "<f8", "<f4")).encode() + b.tobytes() + a.tobytes()
+    update = Update({"q": LowRank(b, a, 2.0)}, {"q": LowRank(b, a, 2.0)}, 5, 2, 1)
+    known = Update(update.trained, {}, 5, 2, 1, key=b"key")
+
+    assert update.digest() == hashlib.sha256(b"(5, 2, 1)" + facts + b"|" + facts + b"|").digest()
+    assert known.digest() == hashlib.sha256(b"(5, 2, 1)key").digest()
 
 
 def test_starts_are_one_if_their_factors_are_entry_by_entry():
