@@ -245,6 +245,10 @@ def test_codes_that_fill_up_a_last_block_must_be_zero():
 
     with pytest.raises(BadTensor, match="codes after the last of 19 values are set"):
         codec.unpack((np.array([0, 0b1111], np.uint8), *rest), 19)
+    alone = make_codec("levels", block=8, of=3)
+    codes, *rest = alone.pack(blocks(0, 0, -5, last=3).astype(np.float32))
+    with pytest.raises(BadTensor, match="codes after the last of 19 values are set"):
+        alone.unpack((codes | np.uint8(8), *rest), 19)
 
 
 def test_half_the_blocks_are_half_the_bytes():
