@@ -224,7 +224,7 @@ def test_zero_has_its_shape_and_no_norm():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda _: compress([]), BadTensor, "0 terms"),
+        (lambda _: compress([]), BadTensor, "compress: 0 terms"),
         (lambda t: compress([t, LowRank(np.ones((4, 1)), np.ones((1, 4)))]), BadTensor, r"\(3, 4\), \(4, 4\)"),
         (lambda t: compress([t], [1.0, 2.0]), BadSetting, "2 weights for 1 terms"),
         (lambda t: compress([t], [np.inf]), BadTensor, "weight inf"),
@@ -235,6 +235,8 @@ def test_zero_has_its_shape_and_no_norm():
         (lambda t: compress([t], energy=1.5), BadSetting, r"energy is 1\.5"),
         (lambda t: compress([t], energy=0.0), BadSetting, r"energy is 0\.0"),
         (lambda t: LowRank(t.a, t.b), BadTensor, r"\(1, 4\) and \(3, 1\)"),
+        (lambda t: LowRank(t.b, t.a[:, 0]), BadTensor, r"\(3, 1\) and \(1,\)"),
+        (lambda t: LowRank(t.b[0], t.a), BadTensor, r"\(1,\) and \(1, 4\)"),
         (lambda t: LowRank(t.b, t.a, float("nan")), BadTensor, "scale of a"),
         (lambda t: gram([{"q": t}, {"q": LowRank(t.b.T @ t.b, t.a)}]), BadTensor, "q: 2 terms have 2 shapes"),
     ],

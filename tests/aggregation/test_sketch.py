@@ -142,6 +142,23 @@ def test_merges_of_a_sum_that_fits_lose_nothing():
     assert len(finder.dropped) == 10 and max(finder.dropped) <= 1e-12 * np.linalg.norm(total)
 
 
+def test_what_merges_drop_is_what_their_own_probes_see():
+    """‖Θ·E‖ / √8 for a Θ that follows from the seed and the number of the merge; float32 stays float32."""
+    rng = np.random.default_rng(10)
+    terms = [low_rank(rng, (60, 50), 12) for _ in range(3)]
+    finder, before = RangeFinder((60, 50), columns=9, seed=4), np.zeros((60, 50))
+
+    for number, term in enumerate(terms):
+        finder.merge(term.b, term.a)
+        missed = before + term.dense() - finder.found().dense()
+        theta = drawn(4, f"probe{number}", (8, 60), np.dtype(np.float64))
+        assert finder.dropped[number] == pytest.approx(np.linalg.norm(theta @ missed) / 8**0.5, rel=1e-4)
+        before = finder.found().dense()
+
+    assert (finder.found().rank, finder.found().b.dtype, finder.found().a.dtype) == (9, np.float32, np.float32)
+    assert RangeFinder((60, 50), columns=9, seed=4).dropped == []
+
+
 def test_an_empty_sum_is_found_to_be_zero():
     assert RangeFinder((4, 3), columns=2, seed=0).found().rank == 0
 
