@@ -70,6 +70,18 @@ def test_columns_that_training_left_alone_are_not_summed():
     assert ranks == [[2], [2], [2, 2], [2, 2, 1], []]
 
 
+def test_updates_of_one_start_share_its_columns():
+    """Two sums of the start's rank; only b·a grows by a column for every column of every update."""
+    rng = np.random.default_rng(9)
+    start = low_rank(rng, SHAPE, 2)
+    running = InnovationSum(module())
+
+    for _ in range(3):
+        running.add(trained_from(rng, start), LowRank(start.b.copy(), start.a.copy()), 1.0)
+
+    assert [term.rank for term in running.scaled(1.0)] == [2, 2, 6]
+
+
 def test_the_error_of_a_sketched_sum_is_scaled_with_it():
     """It is a norm: a weight of −1/4 makes it a quarter."""
     shape = (60, 50)
@@ -115,7 +127,7 @@ def test_batches_fill_and_empty_without_a_loss(*, exact: bool, rank: int, count:
     running, expected = InnovationSum(of), np.zeros(SHAPE)
 
     for number in range(count or 3 * 256 // rank + 3):
-        begun = other if number % 3 == 0 else start
+        begun = other if count and number % 3 == 0 else start
         trained = trained_from(rng, begun, 1.0)
         running.add(trained, begun, 0.5 + number)
         expected += (0.5 + number) * (trained.dense() - begun.dense())
