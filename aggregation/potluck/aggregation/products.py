@@ -169,8 +169,8 @@ class Mapper:
         left, right = self._maps
         count, rank = len(self._places), self._start.rank
         used = count * rank
-        b = (self._b[:used] @ left.T).reshape(count, rank, -1).transpose(0, 2, 1)
-        a = (self._a[:used] @ right).reshape(count, rank, -1)
+        b = mapped_rows(self._b[:used], left.T).reshape(count, rank, -1).transpose(0, 2, 1)
+        a = mapped_rows(self._a[:used], right).reshape(count, rank, -1)
         start_b, start_a = self._mapped_start
         self._sketch.values[self._places] += self._start.scale * (b @ (start_a + a) + start_b @ a)
         self._places = []
@@ -185,6 +185,14 @@ class Mapper:
             self._b, self._a = np.empty((rows, trained.shape[0]), dtype), np.empty((rows, trained.shape[1]), dtype)
         self._start = start
         self._mapped_start = (self._maps[0] @ start.b, start.a @ self._maps[1])
+
+
+def mapped_rows(rows: Array, onto: Array) -> Array:
+    """Return rows·onto; a factor that nobody trained costs nothing."""
+    if rows.any():
+        mapped: Array = rows @ onto
+        return mapped
+    return np.zeros((len(rows), onto.shape[1]), rows.dtype)
 
 
 def norms_of(gram: Floats) -> Floats:
