@@ -27,7 +27,7 @@ def test_every_test_in_the_tables_exists(name: str):
     assert f"def {name}(" in TESTS
 
 
-@pytest.mark.parametrize("name", sorted({*AGGREGATORS, *WEIGHTS, *OUTER, *INITS} | {n for n in CODECS if not n.startswith("fp")}))
+@pytest.mark.parametrize("name", sorted({*AGGREGATORS, *WEIGHTS, *OUTER, *INITS, *CODECS} - {"fp64", "fp32", "fp16"}))
 def test_every_registered_name_has_a_row(name: str):
     """Whoever adds a rule adds its equation and paper."""
     assert f"\n| `{name}` |" in PAGE
