@@ -169,3 +169,18 @@ def test_a_sketched_sum_works_in_the_widest_type_of_its_factors(wide: int | None
     b, a, b_start, a_start = (factor.astype(np.float64) for factor in factors)
     expected = (b - b_start) @ (a - a_start) / 3
     np.testing.assert_allclose(product.dense(), expected, atol=1e-7 if wide is None else 1e-15)
+
+
+def test_an_exact_sum_subtracts_float32_in_float64():
+    """Where float32 would round B − B₀: the start is a thousand times what training added."""
+    rng = np.random.default_rng(11)
+    big = low_rank(rng, (7, 7), 2)
+    start = LowRank(big.b * np.float32(1000.1), big.a, 2.0)
+    trained = LowRank(start.b + np.float32(1.7), big.a * np.float32(1.3), 2.0)
+    expected = trained.dense() - start.dense()
+
+    for exact, tolerance in ((True, 1e-13), (False, 1e-6)):  # and a square module
+        running = InnovationSum(module(exact=exact, shape=(7, 7)))
+        running.add(trained, start, 1.0)
+        actual = sum(term.dense() for term in running.scaled(1.0))
+        assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(trained.dense())
