@@ -1,12 +1,13 @@
 """Inner products of a round: sketched beside exact, for whatever starts and ranks the updates have."""
 
 import numpy as np
+import pytest
 
 from adapters import low_rank, trained_from
-from potluck.aggregation import LowRank, Pipeline, Update, aggregate
-from potluck.aggregation.cohort import Read
-from potluck.aggregation.products import Mapper
-from potluck.aggregation.sketch import ProductSketch
+from potluck.aggregation import BadUpdate, LowRank, Pipeline, Update, aggregate
+from potluck.aggregation.cohort import Cohort, Read
+from potluck.aggregation.products import Mapper, checked, exact_products, norms_of, sketched_products
+from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches
 
 SHAPE = (12, 9)
 NONE = LowRank(np.zeros((12, 0)), np.zeros((0, 9)))
@@ -59,3 +60,102 @@ def test_a_sketched_round_has_a_client_that_changed_nothing():
 
     assert sketched.report.norms[-1] == 0
     np.testing.assert_allclose(sketched.master["m"].dense(), exact.master["m"].dense(), atol=1e-6)
+
+
+OTHER = (5, 8)
+
+
+def crowd(rng: np.random.Generator, count: int) -> list[Update]:
+    """Return updates of two modules, of ranks and scales of their own."""
+    start = {"m": low_rank(rng, SHAPE, 2, 2.0), "n": low_rank(rng, OTHER, 1)}
+    return [
+        Update({"m": low_rank(rng, SHAPE, 1 + i % 3, 0.5 + i), "n": trained_from(rng, start["n"])}, start, 1 + i)
+        for i in range(count)
+    ]
+
+
+def dense_gram(updates: list[Update]) -> np.ndarray:
+    """Return ⟨Δᵢ, Δⱼ⟩ from the dense innovations."""
+    rows = [np.concatenate([term.dense().ravel() for term in u.innovation().values()]) for u in updates]
+    return np.array(rows) @ np.array(rows).T
+
+
+def test_exact_products_are_those_of_the_dense_innovations():
+    """In the order of reading, with a trusted update's last; read from a list or from an object that restarts."""
+    rng = np.random.default_rng(2)
+    updates, (reference,) = crowd(rng, 4), crowd(rng, 1)
+    for given in (updates, dict(enumerate(updates)).values()):
+        cohort = Cohort(given, (), {})
+        census = cohort.census()
+        ordered = [updates[cohort.given(place)] for place in range(4)]
+
+        alone = exact_products(cohort, census, map)
+        beside = exact_products(cohort, census, map, reference)
+
+        expected = dense_gram([*ordered, reference])
+        np.testing.assert_allclose(alone.gram, expected[:4, :4], rtol=1e-12)
+        np.testing.assert_allclose(beside.gram, expected[:4, :4], rtol=1e-12)
+        np.testing.assert_allclose(beside.reference, expected[4], rtol=1e-12)
+        assert (alone.error, alone.sketched, alone.reference) == (0.0, False, None)
+        assert (beside.error, beside.sketched) == (0.0, False)
+
+
+def test_sketched_products_are_those_of_the_sketches():
+    """The sum over modules, of width 64; the error is the worst of the first eight norms, one of them zero."""
+    rng = np.random.default_rng(3)
+    updates, (reference,) = crowd(rng, 10), crowd(rng, 1)
+    updates.append(Update(updates[0].start, updates[0].start, 3))
+    for given in (updates, dict(enumerate(updates)).values()):
+        cohort = Cohort(given, (), {})
+        census = cohort.census()
+        ordered = [updates[cohort.given(place)] for place in range(11)]
+
+        alone = sketched_products(cohort, census, map)
+        beside = sketched_products(cohort, census, map, reference)
+
+        sketch = ProductSketch(12, seed=cohort.seed)
+        for place, update in enumerate([*ordered, reference]):
+            for name, term in update.innovation().items():
+                left, right = sketch.maps(name, term.shape, np.dtype(np.float64))
+                sketch.values[place] += left @ term.dense() @ right
+        expected, exact = gram_of_sketches(sketch.values), dense_gram([*ordered, reference])
+        off = np.abs(np.sqrt([expected[i, i] / exact[i, i] for i in range(8) if exact[i, i] > 0]) - 1).max()
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(alone.gram, expected[:11, :11], atol=1e-6 * scale)
+        np.testing.assert_allclose(beside.gram, expected[:11, :11], atol=1e-6 * scale)
+        np.testing.assert_allclose(beside.reference, expected[11], atol=1e-6 * scale)
+        assert (alone.error, beside.error) == (pytest.approx(off, rel=1e-4), pytest.approx(off, rel=1e-4))
+        assert (alone.sketched, beside.sketched, alone.reference, WIDTH) == (True, True, None, 64)
+
+
+@pytest.mark.parametrize("get", [exact_products, sketched_products])
+def test_an_innovation_that_overflows_is_named(get):
+    """Each value is finite, and the norm is not: the update is named as it was given."""
+    updates = crowd(np.random.default_rng(4), 3)
+    huge = {
+        name: LowRank(np.float64(1e160) * term.b, np.float64(1e160) * term.a)
+        for name, term in updates[2].trained.items()
+    }
+    updates[2] = Update(huge, {}, 1)
+    cohort = Cohort(updates, (), {})
+
+    with pytest.raises(BadUpdate, match="update 2: the norm of its innovation overflows"):
+        get(cohort, cohort.census(), map)
+
+
+def test_the_first_product_that_overflows_is_named():
+    """A norm if one does; else the first row that has an infinite product."""
+    cohort = Cohort(dict(enumerate(crowd(np.random.default_rng(5), 3))).values(), (), {})
+    product, norm = np.eye(3), np.eye(3)
+    product[1, 2] = product[2, 1] = np.inf
+    norm[0, 2] = norm[2, 0] = norm[2, 2] = np.nan
+
+    for gram, place in ((product, 1), (norm, 2)):
+        with pytest.raises(BadUpdate, match=f"update {place}:"):
+            checked(gram, cohort)
+    assert checked(np.eye(3), cohort).tolist() == np.eye(3).tolist()
+
+
+def test_norms_are_roots_of_the_diagonal():
+    """Rounding below zero is zero."""
+    assert norms_of(np.array([[9.0, 5.0], [5.0, -1e-20]])).tolist() == [3.0, 0.0]

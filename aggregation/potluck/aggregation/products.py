@@ -88,12 +88,13 @@ def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference:
         return sketch.values, exact
 
     values, exact = np.zeros((count, WIDTH, WIDTH)), np.zeros(measured)
-    for more, norms in mapped(task, cohort.blocks(census)):
-        values += more
-        exact += norms
-    if not np.isfinite(values).all():
-        cohort.find_what_is_not_finite(census.names)
-    gram = checked(gram_of_sketches(values), cohort)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for more, norms in mapped(task, cohort.blocks(census)):
+            values += more
+            exact += norms
+        if not np.isfinite(values).all():
+            cohort.find_what_is_not_finite(census.names)
+        gram = checked(gram_of_sketches(values), cohort)
     cohort.finite = True
     seen = exact > 0
     ratios = np.sqrt(np.diag(gram)[:measured][seen] / exact[seen])

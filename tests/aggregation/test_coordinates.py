@@ -1,0 +1,184 @@
+"""The pass over coordinates: whose values a rule is handed, in which order, in how many groups, and the norms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from adapters import low_rank
+from potluck.aggregation import LowRank, Update
+from potluck.aggregation.cohort import Cohort, Read
+from potluck.aggregation.coordinates import (
+    AT_ONCE,
+    MOST_BYTES,
+    SAMPLED,
+    Choice,
+    Coordinates,
+    Span,
+    coordinates,
+    grouped,
+)
+from potluck.aggregation.weights.ballot import Ballot, Facts
+
+NONE = LowRank(np.zeros((40, 0)), np.zeros((0, 6)))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Returns (f + 1)·Σ 10ⁱ·valueᵢ: every value leaves a digit of its own."""
+
+    trains: ClassVar[Literal["b", "a", "both"]] = "b"
+    needs: ClassVar[str] = ""
+
+    def pick(self, values, f: int):
+        return (f + 1) * (values.astype(np.float64) @ 10.0 ** np.arange(values.shape[1]))
+
+
+class TrainsA(Places):
+    """The same of A's entries."""
+
+    trains: ClassVar[Literal["b", "a", "both"]] = "a"
+
+
+def choice(mix, *, f: int = 1, norms: bool = True, sampled: bool = False, rule=None) -> Choice:
+    return Choice(rule or Places(), f, np.array(mix, float), norms, sampled, seed=5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [1, AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE + 3])
+def test_every_coordinate_is_picked_once(width: int, dtype: type):
+    """In blocks of 4096; all updates, a selection in its own order, and mixtures."""
+    values = (np.arange(3)[:, None] + np.arange(width) % 7).astype(dtype)
+    tens = np.array([1, 10, 100])
+
+    for mix in (np.eye(3), np.eye(3)[[2, 0]], [[1, 0.5, 0], [0, 0, 2], [0, 1, 0]], [[0, 2, 0]]):
+        expected = 3 * (tens[: len(mix)] @ np.array(mix) @ values)
+        np.testing.assert_allclose(choice(mix, f=2).picked(values), expected, rtol=1e-6)
+    assert AT_ONCE == 4096
+
+
+def test_a_mixture_costs_a_multiplication_and_a_selection_does_not():
+    """All of them in order need not even be copied one by one."""
+    assert choice(np.eye(3)).selected() == slice(None)
+    assert choice(np.eye(3)[[2, 0]]).selected().tolist() == [2, 0]
+    assert choice(np.eye(3)[:2]).selected().tolist() == [0, 1]
+    for mix in ([[0.5, 0.5]], [[2.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]], [[1.0, -1.0]]):
+        assert choice(mix).selected() is None
+
+
+def test_a_choice_is_among_the_vectors_with_weight():
+    """Their mixing rows, f and seed are the ballot's; each update's say is the mean of its column."""
+    count = np.ones(3, np.int64)
+    ballot = Ballot(
+        Facts(count, count, 0 * count, f=2, seed=9), np.arange(9.0).reshape(3, 3), np.array([0.5, 0.0, -0.5])
+    )
+
+    made = Choice.of(Places(), ballot, norms=True, exact=False)
+
+    assert made.mix.tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert made.coefficients.tolist() == [3, 4, 5]
+    assert (made.f, made.seed, made.norms, made.sampled) == (2, 9, True, True)
+    assert not Choice.of(Places(), ballot, norms=False, exact=True).sampled
+
+
+def clients(rng: np.random.Generator, shapes: Mapping[str, tuple[int, int]], count: int, trains: str) -> list[Update]:
+    """Return updates of one start, of which each trained one factor."""
+    start = {name: low_rank(rng, shape, 2, 3.0) for name, shape in shapes.items()}
+    updates = []
+    for _ in range(count):
+        moved = {name: low_rank(rng, term.shape, 2) for name, term in start.items()}
+        trained = {
+            name: LowRank(moved[name].b, term.a, 3.0) if trains == "b" else LowRank(term.b, moved[name].a, 3.0)
+            for name, term in start.items()
+        }
+        updates.append(Update(trained, start, 1))
+    return updates
+
+
+@pytest.mark.parametrize("rule", [Places(), TrainsA()])
+def test_a_pass_yields_modules_norms_and_shapes(rule: Places):
+    """Two modules in one basis each: Σ 10ⁱ·Δᵢ in the order of reading, and ‖Δᵢ‖² where they are wanted."""
+    shapes = {"m": (40, 6), "n": (5, 33)}
+    updates = clients(np.random.default_rng(0), shapes, 3, rule.trains)
+    for norms in (True, False):
+        cohort = Cohort(updates, (), {})
+        order = [updates[cohort.given(place)] for place in range(3)]
+
+        found = {each.name: each for each in coordinates(cohort, ["m", "n"], choice(np.eye(3), norms=norms, rule=rule))}
+
+        assert list(found) == ["m", "n"]
+        for name, shape in shapes.items():
+            moves = [update.innovation()[name].dense() for update in order]
+            (term,) = found[name].terms
+            expected = 2 * sum(10**place * move for place, move in enumerate(moves))
+            np.testing.assert_allclose(term.dense(), expected, rtol=1e-5, atol=1e-3)
+            squares = [np.sum(move**2) for move in moves] if norms else [0.0, 0.0, 0.0]
+            np.testing.assert_allclose(found[name].squares, squares, rtol=1e-5)
+            assert (found[name].shape, found[name].rank, found[name].error) == (shape, 2, 0.0)
+
+
+@pytest.mark.parametrize("factor", ["b", "a"])
+def test_a_norm_is_estimated_from_a_sixteenth_of_the_rows(factor: str):
+    """Rounded up, without bias, from rows that the seed chooses; exact where all are alike."""
+    rng = np.random.default_rng(1)
+    length, rows = 35, 3
+    public, change = rng.normal(size=(2, 6)), np.ones((length, 1)) * rng.normal(size=(1, 2))
+    term = LowRank(change, public) if factor == "b" else LowRank(public.T, change.T)
+    none = LowRank(np.zeros((term.shape[0], 0)), np.zeros((0, term.shape[1])))
+    start = none if factor == "b" else LowRank(term.b, np.zeros_like(term.a))
+    made = choice(np.eye(2), sampled=True)
+
+    module = Coordinates(Read(0, "m", term, start), factor, made)
+    whole = Coordinates(Read(0, "m", term, start), factor, choice(np.eye(2)))
+
+    part = module.change(Read(0, "m", term, start))
+    assert module.square(part) == pytest.approx(term.norm() ** 2, rel=1e-12)
+    spread = (rng.normal(size=(length, 2)) * 1.0) if factor == "b" else rng.normal(size=(2, length))
+    dense = spread @ public if factor == "b" else public.T @ spread
+    assert whole.square(spread) == pytest.approx(np.sum(dense**2), rel=1e-12)
+    along = dense if factor == "b" else dense.T
+    chosen = np.sort(np.random.Generator(np.random.PCG64(5)).permutation(length)[:rows])
+    assert module.square(spread) == pytest.approx(np.sum(along[chosen] ** 2) * length / rows, rel=1e-12)
+    assert SAMPLED == 16
+
+
+@dataclass(frozen=True)
+class Long:
+    """Stands for the coordinates of one module, of which only their number and type are looked at."""
+
+    result: range
+    dtype: np.dtype
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_groups_are_as_large_as_memory_allows(count: int):
+    """Every coordinate once and in order; a group that is not the last has no room for one more."""
+    room = MOST_BYTES // count
+    sizes = {
+        "a": (room // 8, np.float64),
+        "b": (room // 4 - 5, np.float32),
+        "c": (3, np.float64),
+        "d": (room, np.float64),
+    }
+    found = {name: Long(range(size), np.dtype(dtype)) for name, (size, dtype) in sizes.items()}
+
+    groups = list(grouped(found, count))
+
+    for name, module in found.items():
+        spans = [span for group in groups for span in group if span.name == name]
+        assert [span.begin for span in spans] == [0, *(span.end for span in spans[:-1])]
+        assert spans[-1].end == len(module.result)
+    used = [sum((s.end - s.begin) * count * found[s.name].dtype.itemsize for s in group) for group in groups]
+    assert max(used) <= MOST_BYTES == 96 * 2**20
+    assert min(used[:-1]) > MOST_BYTES - 16 * count
+    assert groups[0] == [Span("a", 0, room // 8)]
+
+
+def test_one_coordinate_of_too_many_updates_is_a_group():
+    """More than memory allows, and still it goes on."""
+    found = {"a": Long(range(3), np.dtype(np.float64))}
+
+    assert list(grouped(found, MOST_BYTES)) == [[Span("a", n, n + 1)] for n in range(3)]
+    assert list(grouped({}, 5)) == []
