@@ -119,6 +119,10 @@ def test_rows_are_multiples_up_to_the_rounding_of_float32_and_no_further():
     assert rows_over(first * 3 + 0.9 * SAME_BASIS * 9 * off, first) is not None
     assert rows_over(first * 3 + 1.1 * SAME_BASIS * 9 * off, first) is None
     assert rows_over(first, first * [[0.0], [1.0]]) is None
+    assert rows_over(0.5 * first, 0.125 * first).tolist() == [4.0, 4.0]
+    long = first * [[1e6], [1.0]]  # each row is measured by its own length
+    assert rows_over(long + 0.9 * SAME_BASIS * 3e6 * off, long) is not None
+    assert rows_over(long[::-1] + 0.9 * SAME_BASIS * 3e6 * off, long[::-1]) is None
     assert rows_over(0 * first, 0 * first).tolist() == [0.0, 0.0]
     assert rows_over(first[:1], first) is None
     assert joined([]) is None

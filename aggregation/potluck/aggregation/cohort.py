@@ -213,7 +213,10 @@ def total_of(raw: Sequence[float]) -> float:
     """
     if not raw:
         raise BadUpdate("there are no updates to combine", fix="wait for at least one")
-    total = math.fsum(raw)
+    try:
+        total = math.fsum(raw)
+    except OverflowError:
+        total = math.inf
     if not 0 < total < math.inf:
         raise BadUpdate(
             f"the {len(raw)} updates weigh {total} together",
