@@ -83,7 +83,8 @@ def dense_gram(updates: list[Update]) -> np.ndarray:
 def test_exact_products_are_those_of_the_dense_innovations():
     """In the order of reading, with a trusted update's last; read from a list or from an object that restarts."""
     rng = np.random.default_rng(2)
-    updates, (reference,) = crowd(rng, 4), crowd(rng, 1)
+    updates, (reference,) = crowd(rng, 3), crowd(rng, 1)
+    updates.append(Update(updates[0].start, updates[0].start, 9))  # changed nothing
     for given in (updates, dict(enumerate(updates)).values()):
         cohort = Cohort(given, (), {})
         census = cohort.census()
@@ -126,6 +127,42 @@ def test_sketched_products_are_those_of_the_sketches():
         np.testing.assert_allclose(beside.reference, expected[11], atol=1e-6 * scale)
         assert (alone.error, beside.error) == (pytest.approx(off, rel=1e-4), pytest.approx(off, rel=1e-4))
         assert (alone.sketched, beside.sketched, alone.reference, WIDTH) == (True, True, None, 64)
+        assert cohort.finite
+
+
+def test_the_error_of_a_sketch_is_relative_and_zero_where_nothing_changed():
+    """However small the norms."""
+    updates = crowd(np.random.default_rng(6), 3)
+    small = [Update({n: t.times(1e-6) for n, t in u.trained.items()}, {}, 1 + i) for i, u in enumerate(updates)]
+    none = [Update(u.start, u.start, 1 + i) for i, u in enumerate(updates)]
+
+    errors = [sketched_products(c, c.census(), map).error for c in (Cohort(small, (), {}), Cohort(none, (), {}))]
+
+    assert 1e-4 < errors[0] < 1
+    assert errors[1] == 0.0
+
+
+@pytest.mark.parametrize("get", [exact_products, sketched_products])
+def test_a_reference_that_is_not_finite_is_called_the_reference(get):
+    """It stands after all updates, so it has no place among them; and an update is named before it."""
+    updates = crowd(np.random.default_rng(7), 3)
+    bad = dict(updates[0].trained)
+    bad["n"] = LowRank(np.full((5, 1), np.nan), bad["n"].a)
+    huge = {name: LowRank(np.float64(1e160) * t.b, np.float64(1e160) * t.a) for name, t in updates[2].trained.items()}
+
+    for given in (updates, dict(enumerate(updates)).values()):
+        for reference, says in (
+            (bad, "the reference: " + (r"n trained lora_B\[0, 0\] is NaN" if get is exact_products else "the norm")),
+            (huge, "the reference: the norm"),
+        ):
+            cohort = Cohort(given, (), {})
+            census = cohort.census()
+            with pytest.raises(BadUpdate, match=says):
+                get(cohort, census, map, Update(reference, {}, 1))
+        cohort = Cohort([updates[1], Update(bad, {}, 1)], (), {})
+        census = cohort.census()
+        with pytest.raises(BadUpdate, match=r"update 1: n trained lora_B\[0, 0\] is NaN"):
+            get(cohort, census, map, updates[2])
 
 
 @pytest.mark.parametrize("get", [exact_products, sketched_products])

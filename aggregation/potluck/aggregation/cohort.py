@@ -59,6 +59,7 @@ class Cohort:
         self._checked: set[tuple[int, str]] = set()
         self._fine_starts: dict[str, LowRank] = {}
         self._spent = False
+        self._count: int | None = None
         self.finite = False
         """Whether every value is known to be finite, from inner products that are; parts are not searched then."""
         digests = [update.digest() for update in self._updates] if isinstance(self._updates, Sequence) else []
@@ -87,6 +88,7 @@ class Cohort:
             rows.append((update.examples, update.steps, update.staleness))
             raw.append(self.weigh(place, update))
         total_of(raw)
+        self._count = len(raw)
         examples, steps, staleness = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
         facts = Facts(examples, steps, staleness, f=f, seed=self.seed)
         return Census(facts, np.array(raw), tuple(sorted(self._names or ())), sizes)
@@ -149,7 +151,7 @@ class Cohort:
         """Return the product of the update's weight factors."""
         weight = math.prod(factor(update) for factor in self._factors)
         if not 0 <= weight < math.inf:
-            raise BadUpdate(f"{self._where(place)} has the weight {weight}", fix="weights are finite and not negative")
+            raise BadUpdate(f"{self.where(place)} has the weight {weight}", fix="weights are finite and not negative")
         return float(weight)
 
     def as_given(self, values: Floats) -> tuple[float, ...]:
@@ -162,7 +164,10 @@ class Cohort:
         """Return where the update that is read as *place* was given."""
         return self._order[place] if self._order is not None else place
 
-    def _where(self, place: int) -> str:
+    def where(self, place: int) -> str:
+        """Return what messages call the update that is read as *place*; the reference stands after all others."""
+        if self._count is not None and place >= self._count:
+            return "the reference"
         return f"update {self.given(place)}"
 
     def _read(self) -> Iterator[tuple[int, Update]]:
@@ -181,7 +186,7 @@ class Cohort:
         if names != self._names or not names:
             missing, extra = sorted(self._names - names), sorted(names - self._names)
             raise BadUpdate(
-                f"{self._where(place)} has {len(names)} modules where {len(self._names)} are expected; "
+                f"{self.where(place)} has {len(names)} modules where {len(self._names)} are expected; "
                 f"missing {missing[:3]}, unexpected {extra[:3]}",
                 fix="train the modules that the recipe names; a module left alone keeps its start",
             )
@@ -190,7 +195,7 @@ class Cohort:
         """Refuse a module of another shape than the others'."""
         if (expected := self.shapes.setdefault(name, trained.shape)) != trained.shape:
             raise BadUpdate(
-                f"{self._where(place)}: {name} is {trained.shape} where the others are {expected}",
+                f"{self.where(place)}: {name} is {trained.shape} where the others are {expected}",
                 fix="check the base model",
             )
 
@@ -200,7 +205,7 @@ class Cohort:
         for role, term in (("trained", trained),) if known else (("trained", trained), ("start", start)):
             if bad := first_bad_value(term):
                 raise BadUpdate(
-                    f"{self._where(place)}: {name} {role} {bad} is NaN or infinite", fix="leave this update out"
+                    f"{self.where(place)}: {name} {role} {bad} is NaN or infinite", fix="leave this update out"
                 )
         self._fine_starts[name] = start
 

@@ -126,7 +126,7 @@ def checked(gram: Floats, cohort: Cohort) -> Floats:
     if bad.any() or not np.isfinite(gram).all():
         place = int(np.argmax(bad if bad.any() else ~np.isfinite(gram).all(axis=1)))
         raise BadUpdate(
-            f"update {cohort.given(place)}: the norm of its innovation overflows float64", fix="leave this update out"
+            f"{cohort.where(place)}: the norm of its innovation overflows float64", fix="leave this update out"
         )
     return gram
 
