@@ -29,6 +29,7 @@ def mixed(rng: np.random.Generator) -> list[tuple[LowRank, LowRank]]:
         (NONE, NONE),
         (first, first),
         (low_rank(rng, SHAPE, 4, 0.3), first),
+        (low_rank(rng, SHAPE, 3, 2.0), first),
     ]
 
 
