@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adapters import low_rank
-from potluck.aggregation import LowRank, Update
+from potluck.aggregation import BadUpdate, LowRank, StoredUpdates, Update
 from potluck.aggregation.cohort import Cohort, Read
 from potluck.aggregation.coordinates import (
     AT_ONCE,
@@ -40,6 +40,12 @@ class TrainsA(Places):
     """The same of A's entries."""
 
     trains: ClassVar[Literal["b", "a", "both"]] = "a"
+
+
+class Either(Places):
+    """The same of whichever was trained."""
+
+    trains: ClassVar[Literal["b", "a", "both"]] = "both"
 
 
 def choice(mix, *, f: int = 1, norms: bool = True, sampled: bool = False, rule=None) -> Choice:
@@ -117,6 +123,56 @@ def test_a_pass_yields_modules_norms_and_shapes(rule: Places):
             squares = [np.sum(move**2) for move in moves] if norms else [0.0, 0.0, 0.0]
             np.testing.assert_allclose(found[name].squares, squares, rtol=1e-5)
             assert (found[name].shape, found[name].rank, found[name].error) == (shape, 2, 0.0)
+
+
+@pytest.mark.parametrize("wide", [None, 0, 1, 2, 3])
+def test_coordinates_are_in_the_widest_type_of_the_first_update(wide: int | None):
+    """Float32 takes half the memory, and float64 keeps its digits."""
+    rng = np.random.default_rng(8)
+    term = low_rank(rng, (9, 6), 2)
+    factors = [term.b + np.float32(1), term.a, term.b, term.a]
+    if wide is not None:
+        factors[wide] = factors[wide].astype(np.float64)
+
+    made = Coordinates(Read(0, "m", LowRank(*factors[:2]), LowRank(*factors[2:])), "b", choice(np.eye(2)))
+
+    assert made.dtype == made.public.change.dtype == (np.float32 if wide is None else np.float64)
+
+
+def test_the_factor_that_the_rule_says_is_the_one_that_was_trained():
+    """Whoever trained the other one is refused; a rule that says neither takes what all of them trained."""
+    rng = np.random.default_rng(7)
+    for trains in ("b", "a"):
+        updates = clients(rng, {"m": (9, 6)}, 3, trains)
+        for rule in (Places(), TrainsA(), Either()):
+            run = coordinates(Cohort(updates, (), {}), ["m"], choice(np.eye(3), rule=rule))
+            if rule.trains in (trains, "both"):
+                assert len(list(run)) == 1
+            else:
+                with pytest.raises(BadUpdate, match=f"m: {trains.upper()} was to stay as it was published"):
+                    list(run)
+
+
+def test_a_module_larger_than_memory_is_gathered_span_by_span():
+    """12 × 2.2 million float32 values do not fit in 96 MiB: two spans, and each norm counted once."""
+
+    def trained(client: int) -> Update:
+        rows = np.arange(1_100_000, dtype=np.float32)[:, None] % 1000
+        b = np.hstack([rows + client, rows - 2 * client])
+        return Update({"m": LowRank(b, np.ones((2, 1), np.float32))}, {}, 1, key=bytes([client]))
+
+    cohort = Cohort(StoredUpdates(12, trained), (), {})
+    order = [cohort.given(place) for place in range(12)]
+
+    (found,) = coordinates(cohort, ["m"], choice(np.eye(12)))
+
+    rows = np.arange(1_100_000.0) % 1000
+    powers = sum(10.0**place for place in range(12))
+    clients_said = sum(10.0**place * client for place, client in enumerate(order))
+    np.testing.assert_allclose(found.terms[0].b[:, 0], 2 * (powers * rows + clients_said), rtol=1e-12)
+    np.testing.assert_allclose(found.terms[0].b[:, 1], 2 * (powers * rows - 2 * clients_said), rtol=1e-9, atol=1.0)
+    expected = [np.sum((2 * rows - client) ** 2) for client in order]
+    np.testing.assert_allclose(found.squares, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", ["b", "a"])
