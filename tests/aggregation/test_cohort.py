@@ -55,6 +55,8 @@ def test_a_sequence_is_read_by_digest_and_seeds_a_round():
     assert cohort.seed == census.facts.seed == int.from_bytes(whole[:8], "big")
     assert (census.facts.f, census.names, census.sizes) == (3, ("p", "q"), {})
     assert Cohort(UPDATES[::-1], (), {}).seed == cohort.seed
+    assert [cohort.where(place) for place in (4, 5)] == [f"update {IN_ORDER[4]}", "the reference"]
+    assert cohort.census().facts.f == 0
 
 
 def test_another_iterable_is_read_as_it_comes():
@@ -89,6 +91,17 @@ def test_what_is_stored_is_read_module_by_module(kind):
     assert {part.start.rank for part in parts} == {0}
 
 
+def test_a_stored_update_is_opened_once():
+    """Its module files are read often; the message around them is not."""
+    opened = []
+    cohort = Cohort(StoredUpdates(5, lambda place: opened.append(place) or UPDATES[place]), (), {})
+
+    cohort.census()
+    read(cohort, "p", "q")
+
+    assert opened == [0, 1, 2, 3, 4]
+
+
 def census_of(**sizes: int) -> Census:
     nothing = np.zeros(0, np.int64)
     return Census(Facts(nothing, nothing, nothing), np.zeros(0), tuple(sizes), sizes)
@@ -105,6 +118,7 @@ def test_whole_updates_are_read_in_as_few_passes_as_memory_allows():
     assert list(whole.blocks(census_of(a=half, b=half, c=half), held=2)) == [["a", "b"], ["c"]]
     assert list(whole.blocks(census_of(a=9 * half, b=9 * half))) == [["a", "b"]]
     assert list(stored.blocks(census_of(a=1, b=1), held=2)) == [["a"], ["b"]]
+    assert list(whole.blocks(census_of(a=9 * half, b=half, c=half), held=2)) == [["a"], ["b", "c"]]
     missing = census_of(a=half, b=half)._replace(sizes={})
     assert list(whole.blocks(missing, held=2)) == [["a", "b"]]
     assert MOST_NUMBERS == 2**24
@@ -131,6 +145,7 @@ def test_a_value_that_is_not_finite_is_named_where_it_was_given(role: str):
             list(Cohort(given, (), {}).parts(["p", "q"]))
         with pytest.raises(BadUpdate, match=rf"update 2: q {role} lora_B\[1, 0\] is NaN or infinite"):
             Cohort(given, (), {}).find_what_is_not_finite(["p", "q"])
+    assert len(list(Cohort(updates, (), {}).parts(["p", "q"], values=False))) == 8
     trusting = Cohort(updates, (), {})
     trusting.finite = True
     assert len(list(trusting.parts(["p", "q"]))) == 8
@@ -166,6 +181,8 @@ def test_weights_are_products_of_factors_and_have_a_total():
     for weight in (-0.5, float("inf"), float("nan")):
         with pytest.raises(BadUpdate, match=f"update {IN_ORDER[2]} has the weight {weight}"):
             Cohort(UPDATES, (lambda _, weight=weight: weight,), {}).weigh(2, UPDATES[0])
+        with pytest.raises(BadUpdate, match=f"update {IN_ORDER[0]} has the weight {weight}"):
+            Cohort(UPDATES, (lambda _, weight=weight: weight,), {}).census()
     assert total_of([0.1] * 10) == 1.0
     for raw, says in (([], "no updates"), ([0.0, 0.0], r"2 updates weigh 0\.0"), ([1e308, 1e308], "weigh inf")):
         with pytest.raises(BadUpdate, match=says):

@@ -153,6 +153,20 @@ def test_the_factor_that_the_rule_says_is_the_one_that_was_trained():
                     list(run)
 
 
+def test_an_update_in_another_basis_is_refused_by_module():
+    """One that trained the other factor, and one beside another public factor."""
+    rng = np.random.default_rng(9)
+    first, second = clients(rng, {"m": (9, 6)}, 2, "b")
+    start, other = first.start["m"], low_rank(rng, (9, 6), 2, 3.0)
+    parity = Update({"m": LowRank(start.b, other.a, 3.0)}, first.start, 1)
+    basis = Update({"m": LowRank(second.trained["m"].b, other.a, 3.0)}, {"m": LowRank(start.b, other.a, 3.0)}, 1)
+
+    for odd, says in ((parity, "m: A was to stay as it was"), (basis, "m: the public factors of two updates differ")):
+        given = dict(enumerate([first, second, odd])).values()
+        with pytest.raises(BadUpdate, match=says):
+            list(coordinates(Cohort(given, (), {}), ["m"], choice(np.eye(3))))
+
+
 def test_a_module_larger_than_memory_is_gathered_span_by_span():
     """12 × 2.2 million float32 values do not fit in 96 MiB: two spans, and each norm counted once."""
 
