@@ -94,7 +94,7 @@ class Run:
     def __init__(self, first: Read, plan: Plan, count: int, ranks: tuple[int, ...], weights: tuple[float, ...]) -> None:
         name, shape = first.name, first.trained.shape
         master = plan.master.get(name, zero(shape))
-        self._rank = max(first.trained.rank, *ranks, 0) if ranks else first.trained.rank
+        self._rank = 0
         self._plan = plan
         self._start = first.start
         self._squares = [0.0] * count
