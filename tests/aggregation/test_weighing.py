@@ -79,6 +79,7 @@ def test_products_are_computed_where_something_reads_them(why: str, *, exact: bo
     expected = (exact_products if exact else sketched_products)(round_of(), census, map, trusted)
     assert np.array_equal(result.products.gram, expected.gram)
     assert np.array_equal(result.ballot.products, expected.gram)
+    assert result.ballot.facts is census.facts
     assert (result.products.error, result.products.sketched) == (expected.error, not exact)
     if why == "reference":
         assert np.array_equal(result.ballot.reference, expected.reference)
