@@ -61,7 +61,7 @@ class Flower:
             SystemExit: it has none.
         """
         try:
-            asked = subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True)  # noqa: S603
+            asked = subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as problem:
             raise SystemExit(
                 f"--flower {python}: flwr is not installed there ({type(problem).__name__})\n"

@@ -27,6 +27,10 @@ STEP: Final = 0.2
 """How far a client goes, beside the size of the start's factors."""
 
 
+MOST_FILES: Final = 250
+"""Files of a round; one of 1000 updates reads each for four of them, so that a disk's speed is not what is measured."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -46,12 +50,17 @@ class Kind:
         return f"{'one-factor' if self.only_b else 'both-factors'}-{round(100 * self.hostile)}-hostile"
 
 
-@cache
 def drawn(role: str, name: str, rank: int) -> tuple[Array, Array]:
     """Return Gaussian factors (3000, r) and (r, 3000), the same in every process."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{role}/{name}".encode()).digest()[:8]))
     b = rng.standard_normal((SIDE, rank), dtype=np.float32)
     return b, rng.standard_normal((rank, SIDE), dtype=np.float32)
+
+
+@cache
+def common_of(name: str, rank: int) -> tuple[Array, Array]:
+    """Return the direction in which all clients move one module."""
+    return drawn("common", name, rank)
 
 
 @cache
@@ -70,7 +79,7 @@ def trained(kind: Kind, client: int, clients: int) -> bytes:
     parts = []
     for name in NAMES:
         start = start_of(name, kind.rank)
-        b, a = drawn("common", name, kind.rank)
+        b, a = common_of(name, kind.rank)
         moved = b * fall + own.standard_normal(b.shape, dtype=np.float32)
         parts.append((start.b + size * moved).tobytes())
         if not kind.only_b:
@@ -80,16 +89,17 @@ def trained(kind: Kind, client: int, clients: int) -> bytes:
 
 
 def written(folder: Path, kind: Kind, clients: int) -> list[Path]:
-    """Return the files of a round, written unless they are there."""
+    """Return the file of each client of a round, written unless it is there; a large round has each four times."""
     place = folder / kind.name() / str(clients)
     place.mkdir(parents=True, exist_ok=True)
-    paths = [place / f"{client:04d}.f32" for client in range(clients)]
+    count = min(clients, MOST_FILES)
+    paths = [place / f"{client:04d}.f32" for client in range(count)]
     for client, path in enumerate(paths):
         if not path.exists():
             part = path.with_suffix(".part")
-            part.write_bytes(trained(kind, client, clients))
+            part.write_bytes(trained(kind, client, count))
             part.rename(path)
-    return paths
+    return [paths[client % count] for client in range(clients)]
 
 
 def read(path: Path, kind: Kind, name: str) -> LowRank:
@@ -106,7 +116,7 @@ def read(path: Path, kind: Kind, name: str) -> LowRank:
 
 def opened(paths: tuple[Path, ...], kind: Kind, place: int) -> Update:
     """Return one update, which reads a module when it is asked for one."""
-    key = hashlib.sha256(paths[place].name.encode()).digest()
+    key = hashlib.sha256(f"{place}/{len(paths)}".encode()).digest()
     start = Parts(NAMES, partial(_start, kind.rank))
     return Update(Parts(NAMES, partial(read, paths[place], kind)), start, examples=1 + place % 7, key=key)
 

@@ -38,7 +38,9 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "levels2": Arm("levels", {"levels": 2}, 0.95),
         "levels2of2": Arm("levels", {"levels": 2, "block": 128, "of": 2}, 0.95),
         "levels2of4": Arm("levels", {"levels": 2, "block": 128, "of": 4}, 0.95),
+        "levels2of3": Arm("levels", {"levels": 2, "block": 128, "of": 3}, 0.95),
         "sparse512": Arm("sparse2bit", {"k": 512}, 0.95),
+        "sparse256": Arm("sparse2bit", {"k": 256}, 0.95),
         "sparse128": Arm("sparse2bit", {"k": 128}, 0.95),
         "sparse64": Arm("sparse2bit", {"k": 64}, 0.95),
     }

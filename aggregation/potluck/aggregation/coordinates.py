@@ -14,7 +14,7 @@ from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.rules.public import Public, TrainedFactor, public_part, same_basis
 from potluck.aggregation.weights.ballot import Ballot
 
-MOST_BYTES: Final = 96 << 20
+MOST_BYTES: Final = 64 << 20
 """Of the values that are gathered at a time."""
 PAGE: Final = 4096
 """Bytes after which addresses share their place in a processor's nearest cache."""

@@ -7,6 +7,7 @@ from a seed that anybody can redo; nobody can aim at them, since the seed is mad
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final, final
 
 import numpy as np
@@ -77,22 +78,30 @@ class RangeFinder:
 
     def merge(self, b: Array, a: Array) -> None:
         """Add b·a, of shapes (d, C) and (C, k)."""
+        parts = [(b, a)]
         if self._kept is not None:
-            b = np.concatenate([b, self._kept.b.astype(b.dtype)], axis=1)
-            a = np.concatenate([a, self._kept.a.astype(a.dtype)])
-        columns = min(self._columns, b.shape[1])
+            parts.append((self._kept.b.astype(b.dtype), self._kept.a.astype(a.dtype)))
+        columns = min(self._columns, sum(right.shape[0] for _, right in parts))
         omega = drawn(self._seed, f"range{len(self.dropped)}", (b.shape[0], columns), b.dtype)
-        p = orthonormal(a.T @ (b.T @ omega))
-        q = orthonormal(b @ (a @ p))
-        core = (q.T @ b) @ a
+        p = orthonormal(summed([right.T @ (left.T @ omega) for left, right in parts]))
+        q = orthonormal(summed([left @ (right @ p) for left, right in parts]))
+        core = summed([(q.T @ left) @ right for left, right in parts])
         theta = drawn(self._seed, f"probe{len(self.dropped)}", (PROBES, b.shape[0]), b.dtype)
-        missed = (theta @ b) @ a - (theta @ q) @ core
+        missed = summed([(theta @ left) @ right for left, right in parts]) - (theta @ q) @ core
         self.dropped.append(float(np.linalg.norm(missed.astype(np.float64)) / np.sqrt(PROBES)))
         self._kept = LowRank(q, core)
 
     def found(self) -> LowRank:
         """Return what is kept of the sum, with orthonormal columns of b."""
         return self._kept or zero(self._shape)
+
+
+def summed(arrays: Sequence[Array]) -> Array:
+    """Return the sum of at least one array of one shape, first to last."""
+    total = arrays[0]
+    for array in arrays[1:]:
+        total += array
+    return total
 
 
 def orthonormal(columns: Array) -> Array:
