@@ -14,7 +14,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # One thread for each test process: they run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint check protos clean
+.PHONY: demo test lint check mutation protos clean
 
 demo: .venv/client.done
 	@echo "[2/2] the demo: about 7 minutes on two idle cores, with progress all the way"
@@ -35,6 +35,19 @@ lint: .venv/dev.done
 	.venv/bin/lint-imports
 	$(PY) -m codespell_lib
 	$(PY) -m validate_pyproject pyproject.toml
+
+# Changes one thing at a time in the numerical core and looks whether a test notices: docs/mutation.md.
+# make mutation ONLY='potluck.aggregation.sums.*' for one file.
+mutation: .venv/mutation.done
+	rm -rf .mutation
+	mkdir .mutation
+	cp -R aggregation/potluck tests docs pyproject.toml .mutation
+	cd .mutation && $(TEST_ENV) ../$(PY) -m mutmut run --max-children 1 $(if $(ONLY),'$(ONLY)')
+
+.venv/mutation.done: .venv/dev.done
+	$(PIP) install --group mutation
+	$(PIP) check
+	@touch $@
 
 .venv/python.done:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: this is Python {v[0]}.{v[1]}\n  fix: install Python 3.11 or newer, or name it: make PYTHON=python3.11 ...")'
@@ -64,4 +77,4 @@ protos: .venv-protos/protos.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-protos .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-protos .mutation .mypy_cache .ruff_cache .pytest_cache .hypothesis
