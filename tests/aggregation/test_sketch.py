@@ -61,7 +61,8 @@ def test_maps_of_two_modules_and_of_two_sides_are_independent():
     left, right = sketch.maps("q", (50, 50), np.dtype(np.float64))
     other, _ = sketch.maps("v", (50, 50), np.dtype(np.float64))
 
-    assert left.shape == (64, 50) and right.shape == (50, 64)
+    assert left.shape == (64, 50)
+    assert right.shape == (50, 64)
     assert max(abs(np.vdot(left, other)), abs(np.vdot(left, right.T))) < 5 * np.sqrt(50 * 64) / 64
     np.testing.assert_allclose([left.var(), right.var()], 1 / 64, rtol=0.1)
 
@@ -149,7 +150,8 @@ def test_merges_of_a_sum_that_fits_lose_nothing():
         total += left @ mix @ right
 
     assert relative(finder.found().dense(), total) <= 1e-12
-    assert len(finder.dropped) == 10 and max(finder.dropped) <= 1e-12 * np.linalg.norm(total)
+    assert len(finder.dropped) == 10
+    assert max(finder.dropped) <= 1e-12 * np.linalg.norm(total)
 
 
 def test_what_merges_drop_is_what_their_own_probes_see():
@@ -167,6 +169,24 @@ def test_what_merges_drop_is_what_their_own_probes_see():
 
     assert (finder.found().rank, finder.found().b.dtype, finder.found().a.dtype) == (9, np.float32, np.float32)
     assert RangeFinder((60, 50), columns=9, seed=4).dropped == []
+
+
+def test_a_range_is_found_from_a_map_that_follows_from_the_seed():
+    """Q = orth(A·orth(Aᵀ·Ω)) for the Ω of the first merge; and no more columns than were merged."""
+    rng = np.random.default_rng(11)
+    b, a = rng.normal(size=(60, 20)), rng.normal(size=(20, 50))
+    finder, few = (RangeFinder((60, 50), columns=9, seed=4) for _ in range(2))
+
+    finder.merge(b, a)
+    ranks = []
+    for count in (2, 3, 7):
+        few.merge(b[:, :count], a[:count])
+        ranks.append(few.found().rank)
+
+    omega = drawn(4, "range0", (60, 9), np.dtype(np.float64))
+    q, _ = np.linalg.qr(b @ (a @ np.linalg.qr(a.T @ (b.T @ omega))[0]))
+    np.testing.assert_allclose(finder.found().b, q, atol=1e-10)
+    assert ranks == [2, 5, 9]
 
 
 def test_an_empty_sum_is_found_to_be_zero():

@@ -165,8 +165,13 @@ def test_parts_are_a_mapping_that_reads_late():
     reads = []
     parts = Parts(("a", "b"), lambda name: reads.append(name) or low_rank(np.random.default_rng(0), (2, 2), 1))
 
-    assert list(parts) == ["a", "b"] and len(parts) == 2 and "a" in parts and "c" not in parts and not reads
-    assert parts["b"].rank == 1 and reads == ["b"]
+    assert list(parts) == ["a", "b"]
+    assert len(parts) == 2
+    assert "a" in parts
+    assert "c" not in parts
+    assert not reads
+    assert parts["b"].rank == 1
+    assert reads == ["b"]
     with pytest.raises(KeyError):
         parts["c"]
 
@@ -174,7 +179,8 @@ def test_parts_are_a_mapping_that_reads_late():
 def test_stored_updates_are_a_sequence():
     stored = StoredUpdates(5, opened)
 
-    assert len(stored) == 5 and stored[2].key == bytes([2])
+    assert len(stored) == 5
+    assert stored[2].key == bytes([2])
     assert [update.key for update in stored[1:3]] == [bytes([1]), bytes([2])]
     for place in (5, -1):
         with pytest.raises(IndexError):
