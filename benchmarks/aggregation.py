@@ -19,7 +19,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -53,6 +53,8 @@ class Side:
     settings: dict[str, Any]
     hostile: float = 0.2
     only_b: bool = False
+    held: bool = False
+    """Whether our updates are in memory before the clock starts, as the peers' are."""
 
 
 def ours(
@@ -61,6 +63,11 @@ def ours(
     """Return a side of ours; f is a fifth of the updates where some are hostile."""
     rule = AGGREGATORS[settings.get("rule", "mean")]
     return Side("Potluck", what, counts, settings, hostile, only_b=rule.trains in ("b", "alternately"))
+
+
+def held(what: str, settings: dict[str, Any]) -> Side:
+    """Return a side of ours whose updates are in memory, like the peers'."""
+    return replace(ours(f"{what}, updates in memory", settings, counts=(50, 200)), held=True)
 
 
 def peers(whose: str, *names: str) -> dict[str, Side]:
@@ -85,6 +92,10 @@ SIDES: Final = MappingProxyType(
         "median": ours("median", {"rule": "median"}),
         "trimmed": ours("trimmed_mean", {"rule": "trimmed_mean"}),
         "bulyan": ours("bulyan", {"rule": "bulyan"}),
+        "multikrum-ffa-held": held("multikrum, ffa", {"rule": "ffa", "weights": ("multikrum",)}),
+        "multikrum16-held": held("multikrum on products, master rank 16", {"weights": ("multikrum",), "rank": 16}),
+        "median-held": held("median", {"rule": "median"}),
+        "trimmed-held": held("trimmed_mean", {"rule": "trimmed_mean"}),
         **{rule: ours(rule, {"rule": rule, "rank": 64}, counts=(1000,)) for rule in LARGE_ONLY},
         **peers("Flower", "FedAvg", "FedMedian", "FedTrimmedAvg", "MultiKrum"),
         **peers("byzfl", "Median", "TrMean", "MultiKrum", "GeometricMedian"),
@@ -99,9 +110,12 @@ def potluck(side: Side, paths: list[Path], kind: rounds.Kind) -> Callable[[], di
     for name in rounds.NAMES:
         rounds.start_of(name, kind.rank)
     pipeline = Pipeline(f=len(paths) // 5 if side.hostile else 0, **{"weights": (), **settings})
+    updates = rounds.stored(paths, kind)
+    if side.held:
+        updates = [rounds.held(update) for update in updates]
 
     def run() -> dict[str, Any]:
-        report = aggregate(rounds.stored(paths, kind), {}, pipeline).report
+        report = aggregate(updates, {}, pipeline).report
         return {
             "products": report.products,
             "products_error": report.products_error,

@@ -126,5 +126,10 @@ def stored(paths: list[Path], kind: Kind) -> StoredUpdates:
     return StoredUpdates(len(paths), partial(opened, tuple(paths), kind))
 
 
+def held(update: Update) -> Update:
+    """Return an update with all its modules in memory."""
+    return Update(dict(update.trained), dict(update.start), update.examples, key=update.key)
+
+
 def _start(rank: int, name: str) -> LowRank:
     return start_of(name, rank)

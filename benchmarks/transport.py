@@ -45,9 +45,7 @@ NOT_MEASURED = "not measured; name a python that has flwr: --flower PYTHON"
 @contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run one of our own files in another process."""
-    made = subprocess.Popen(
-        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    made = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield made
     finally:

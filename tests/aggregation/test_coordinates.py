@@ -241,7 +241,7 @@ def test_groups_are_as_large_as_memory_allows(count: int):
         assert [span.begin for span in spans] == [0, *(span.end for span in spans[:-1])]
         assert spans[-1].end == len(module.result)
     used = [sum((s.end - s.begin) * count * found[s.name].dtype.itemsize for s in group) for group in groups]
-    assert max(used) <= MOST_BYTES == 64 * 2**20
+    assert max(used) <= MOST_BYTES == 80 * 2**20
     assert min(used[:-1]) > MOST_BYTES - 16 * count
     assert groups[0] == [Span("a", 0, room // 8)]
 

@@ -14,7 +14,7 @@ from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.rules.public import Public, TrainedFactor, public_part, same_basis
 from potluck.aggregation.weights.ballot import Ballot
 
-MOST_BYTES: Final = 64 << 20
+MOST_BYTES: Final = 80 << 20
 """Of the values that are gathered at a time."""
 PAGE: Final = 4096
 """Bytes after which addresses share their place in a processor's nearest cache."""
@@ -59,9 +59,14 @@ class Choice:
         result = np.empty(values.shape[1])
         chosen = self.selected()
         mix = self.mix.T.astype(values.dtype)
+        room = np.empty((min(AT_ONCE, len(result)), len(self.mix)), values.dtype)  # taking memory anew costs as much
         for begin in range(0, len(result), AT_ONCE):
-            block = values[:, begin : begin + AT_ONCE]
-            rows = block.T @ mix if chosen is None else np.ascontiguousarray(block.T[:, chosen])
+            block = values[:, begin : begin + AT_ONCE].T
+            rows = room[: len(block)]
+            if chosen is None:
+                np.matmul(block, mix, out=rows)
+            else:
+                rows[:] = block[:, chosen]
             result[begin : begin + AT_ONCE] = self.rule.pick(rows, self.f)
         return result
 
@@ -106,6 +111,23 @@ class Coordinates:
         same_basis(read.name, self.public, part)
         return part.change
 
+    def write(self, read: Read, row: Array) -> Array:
+        """Write the change of one update into *row*, flat, and return it in its shape; see change."""
+        mine, base, frozen, still = (
+            (read.trained.b, read.start.b, read.trained.a, read.start.a)
+            if self.public.factor == "b"
+            else (read.trained.a, read.start.a, read.trained.b, read.start.b)
+        )
+        plain = frozen is still is self.public.frozen and read.trained.scale == read.start.scale
+        change = row.reshape(self.public.change.shape)
+        if plain and mine.shape == base.shape == change.shape:  # the same, without an array between
+            np.subtract(mine, base, out=change, dtype=self.dtype)
+            if read.trained.scale != 1:
+                change *= self.dtype.type(read.trained.scale)
+        else:
+            change[:] = self.change(read)
+        return change
+
     def square(self, change: Array) -> float:
         """Return ‖Δ‖² of one update's change: exact, or estimated from the sampled rows."""
         rows = (change if self.public.factor == "b" else change.T)[self._rows].astype(np.float64)
@@ -128,10 +150,14 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
         values = {span: apart(count, span.end - span.begin, found[span.name].dtype) for span in spans}
         for read in cohort.parts(sorted({span.name for span in spans})):
             module = found[read.name]
-            change = module.change(read)
             for span in spans:
                 if span.name == read.name:
-                    values[span][read.place] = change.reshape(-1)[span.begin : span.end]
+                    row = values[span][read.place]
+                    if len(row) == len(module.result):
+                        change = module.write(read, row)
+                    else:
+                        change = module.change(read)
+                        row[:] = change.reshape(-1)[span.begin : span.end]
                     if choice.norms and span.begin == 0:
                         module.squares[read.place] = module.square(change)
         for span in spans:

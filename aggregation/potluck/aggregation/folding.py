@@ -16,8 +16,6 @@ from potluck.aggregation.updates import same_factors
 
 NORM_WIDTH: Final = 16
 """Width of the sketch that norms alone are estimated from: each module's to about 5 %, all together far closer."""
-NORM_COLUMNS: Final = 256
-"""Columns that it maps together."""
 
 
 @final
@@ -99,7 +97,7 @@ class Run:
         self._start = first.start
         self._squares = [0.0] * count
         self._sketch = ProductSketch(0 if plan.exact or not plan.norms else count, seed=plan.seed, width=NORM_WIDTH)
-        self._mapper = Mapper(self._sketch, NORM_COLUMNS)
+        self._mapper = Mapper(self._sketch)
         self._module = Module(
             name=name,
             shape=shape,
@@ -134,7 +132,6 @@ class Run:
         error = float(np.linalg.norm(self._module.errors)) if self._module.errors else 0.0
         squares = np.array(self._squares)
         if len(self._sketch.values):
-            self._mapper.flush()
             squares = np.einsum("npq,npq->n", self._sketch.values, self._sketch.values)
         return Folded(self._module.name, terms, self._module.shape, self._rank, squares, error)
 

@@ -14,8 +14,6 @@ from potluck.aggregation.updates import Update, difference, same_factors
 
 MEASURED: Final = 8
 """Updates whose norms are computed exactly too, to measure a sketch."""
-BATCH_COLUMNS: Final = 256
-"""Columns that are mapped together: enough for BLAS to be fast."""
 
 
 Block = TypeVar("Block")
@@ -77,14 +75,12 @@ def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference:
 
     def task(names: Sequence[str]) -> tuple[Floats, Floats]:
         sketch, exact = ProductSketch(count, seed=census.facts.seed), np.zeros(measured)
-        mappers = {name: Mapper(sketch, BATCH_COLUMNS if cohort.by_module else 1) for name in names}
+        mappers = {name: Mapper(sketch) for name in names}
         with np.errstate(over="ignore", invalid="ignore"):
             for read in with_reference(cohort, names, reference, count - 1, values=False):
                 mappers[read.name].add(read)
                 if read.place < measured:
                     exact[read.place] += norm_of(read) ** 2
-            for mapper in mappers.values():
-                mapper.flush()
         return sketch.values, exact
 
     values, exact = np.zeros((count, WIDTH, WIDTH)), np.zeros(measured)
@@ -133,67 +129,41 @@ def checked(gram: Floats, cohort: Cohort) -> Floats:
 
 @final
 class Mapper:
-    """Applies the maps of one module to a few updates from one start at a time: Ω_L·(b·A + B₀·a)·Ω_R."""
+    """Applies the maps of one module to one update after the other: Ω_L·(b·A + B₀·a)·Ω_R.
 
-    def __init__(self, sketch: ProductSketch, columns: int) -> None:
+    A factor that was not trained is the start's own array, and costs no multiplication.
+    """
+
+    def __init__(self, sketch: ProductSketch) -> None:
         self._sketch = sketch
-        self._columns = columns
         self._maps: tuple[Array, Array] | None = None
         self._start: LowRank | None = None
         self._mapped_start: tuple[Array, Array] = (np.empty(0), np.empty(0))
-        self._places: list[int] = []
-        self._b: Array = np.empty((0, 0))
-        self._a: Array = np.empty((0, 0))
 
     def add(self, read: Read) -> None:
-        """Take one part in; those of one start wait for each other."""
+        """Add the sketch of one part."""
         trained, start = read.trained, read.start
         if (trained.rank, trained.scale) != (start.rank, start.scale):
             trained = difference(trained, start)
             start = LowRank(np.zeros_like(trained.b), np.zeros_like(trained.a), trained.scale)
         if trained.rank == 0:
             return
-        if self._start is None or not same_factors(start, self._start):
-            self.flush()
-            self._begin(read.name, trained, start)
-        rows = slice(len(self._places) * trained.rank, (len(self._places) + 1) * trained.rank)
-        np.subtract(trained.b.T, start.b.T, out=self._b[rows])
-        np.subtract(trained.a, start.a, out=self._a[rows])
-        self._places.append(read.place)
-        if rows.stop + trained.rank > len(self._a):
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the sketches of the waiting parts."""
-        if not self._places or self._maps is None or self._start is None:
-            return
-        left, right = self._maps
-        count, rank = len(self._places), self._start.rank
-        used = count * rank
-        b = mapped_rows(self._b[:used], left.T).reshape(count, rank, -1).transpose(0, 2, 1)
-        a = mapped_rows(self._a[:used], right).reshape(count, rank, -1)
-        start_b, start_a = self._mapped_start
-        self._sketch.values[self._places] += self._start.scale * (b @ (start_a + a) + start_b @ a)
-        self._places = []
-
-    def _begin(self, name: str, trained: LowRank, start: LowRank) -> None:
-        """Map a new start."""
-        dtype = np.result_type(trained.b, trained.a, start.b, start.a)
         if self._maps is None:
-            self._maps = self._sketch.maps(name, trained.shape, dtype)
-        rows = max(1, self._columns // trained.rank) * trained.rank
-        if self._a.shape != (rows, trained.shape[1]) or self._a.dtype != dtype:
-            self._b, self._a = np.empty((rows, trained.shape[0]), dtype), np.empty((rows, trained.shape[1]), dtype)
-        self._start = start
-        self._mapped_start = (self._maps[0] @ start.b, start.a @ self._maps[1])
-
-
-def mapped_rows(rows: Array, onto: Array) -> Array:
-    """Return rows·onto; a factor that nobody trained costs nothing."""
-    if rows.any():
-        mapped: Array = rows @ onto
-        return mapped
-    return np.zeros((len(rows), onto.shape[1]), rows.dtype)
+            dtype = np.result_type(trained.b, trained.a, start.b, start.a)
+            self._maps = self._sketch.maps(read.name, trained.shape, dtype)
+        left, right = self._maps
+        if self._start is None or not same_factors(start, self._start):
+            self._start = start
+            self._mapped_start = (left @ start.b, start.a @ right)
+        start_b, start_a = self._mapped_start
+        product = self._sketch.values[read.place]
+        a = start_a
+        if trained.a is not start.a:
+            moved = (trained.a - start.a) @ right
+            product += trained.scale * (start_b @ moved)
+            a = start_a + moved
+        if trained.b is not start.b:
+            product += trained.scale * ((left @ (trained.b - start.b)) @ a)
 
 
 def norms_of(gram: Floats) -> Floats:

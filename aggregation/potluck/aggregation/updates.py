@@ -119,7 +119,9 @@ def padded(term: LowRank, rank: int, *, scale: float) -> tuple[Floats, Floats]:
 def first_bad_value(term: LowRank) -> str:
     """Return the place of the first value that is not finite, such as "lora_B[3, 0]", or "" if all are."""
     for name, factor in (("lora_B", term.b), ("lora_A", term.a)):
-        if not np.isfinite(factor).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = factor.sum()
+        if not (np.isfinite(total) or np.isfinite(factor).all()):  # a sum that is finite had nothing else in it
             row, column = np.argwhere(~np.isfinite(factor))[0]
             return f"{name}[{row}, {column}]"
     return ""

@@ -57,7 +57,7 @@ def public_part(
     chosen = factor or moved_factor(trained, begun) or "b"
     mine, base = (trained.b, begun.b) if chosen == "b" else (trained.a, begun.a)
     frozen, still = (trained.a, begun.a) if chosen == "b" else (trained.b, begun.b)
-    if not np.array_equal(frozen, still):
+    if frozen is not still and not np.array_equal(frozen, still):
         off = float(np.max(np.abs(frozen.astype(np.float64) - still)))
         raise BadUpdate(
             f"{where}: {'A' if chosen == 'b' else 'B'} was to stay as it was published and moved by up to {off:.3g}: "
