@@ -9,8 +9,8 @@ import numpy as np
 
 from potluck.aggregation.cohort import Cohort
 from potluck.aggregation.coordinates import Choice, coordinates
-from potluck.aggregation.errors import BadSetting
-from potluck.aggregation.folding import Folded, Plan, folded, folded_once
+from potluck.aggregation.errors import BadSetting, BadUpdate
+from potluck.aggregation.folding import RANK_FACTOR, Folded, Plan, folded, folded_once
 from potluck.aggregation.lowrank import Floats, LowRank
 from potluck.aggregation.moving import After, Before, moved, moved_in_basis
 from potluck.aggregation.outer.base import Moments
@@ -23,8 +23,6 @@ from potluck.aggregation.updates import Update
 from potluck.aggregation.weighing import Wanted, Weighing, weighed
 
 DEFAULT: Final = Pipeline()
-RANK_FACTOR: Final = 4
-"""Columns of the master for every column of the largest update, unless the pipeline says how many."""
 
 
 @final
@@ -79,8 +77,18 @@ def aggregate(
     cohort = Cohort(updates, stages.factors, master)
     remembered = state or State()
     if cohort.once:
+        if pipeline.screened or reference is not None:
+            raise BadSetting(
+                "the updates can be read only once, and comparing them with each other reads them twice",
+                fix="give a list, StoredUpdates, or an object that restarts them",
+            )
         return _once(cohort, stages, pipeline, master, remembered)
     census = cohort.census(pipeline.f)
+    if pipeline.f and len(census.raw) <= 2 * pipeline.f:
+        raise BadUpdate(
+            f"{len(census.raw)} updates, of which {pipeline.f} may be hostile: nothing withstands half of them",
+            fix="wait for more updates, or lower f",
+        )
     exact = len(census.raw) <= pipeline.exact_up_to
     weighing = weighed(cohort, census, Wanted(stages.steps, exact, pipeline.screened, reference, mapped))
     work = _Work(pipeline, stages, master, remembered, exact=exact, seed=census.facts.seed)

@@ -14,6 +14,8 @@ from potluck.aggregation.rules.base import Fold, Module, Part, Rule
 from potluck.aggregation.sketch import ProductSketch
 from potluck.aggregation.updates import same_factors
 
+RANK_FACTOR: Final = 4
+"""Columns of the master for every column of the largest update, unless the pipeline says how many."""
 NORM_WIDTH: Final = 16
 """Width of the sketch that norms alone are estimated from: each module's to about 5 %, all together far closer."""
 
@@ -50,7 +52,7 @@ class Folded(NamedTuple):
 def folded(cohort: Cohort, names: Sequence[str], coefficients: Floats, plan: Plan) -> Iterator[Folded]:
     """Yield the folded modules *names*, every part weighted by its update's coefficient."""
     ranks: dict[str, list[int]] = {name: [] for name in names}
-    if plan.rule.foresees:
+    if plan.rule.foresees or not (plan.exact or plan.rank):  # a sketch must know how many directions to look for
         for read in cohort.parts(names):
             ranks[read.name].append(read.trained.rank)
     runs: dict[str, Run] = {}
@@ -107,7 +109,7 @@ class Run:
             weights=weights,
             count=count,
             exact=plan.exact,
-            rank=plan.rank or max(4 * first.trained.rank, master.rank),
+            rank=plan.rank or max(RANK_FACTOR * max(ranks, default=first.trained.rank), master.rank),
             seed=plan.seed,
         )
         self._fold: Fold = plan.rule.fold(self._module)

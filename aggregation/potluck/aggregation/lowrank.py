@@ -69,8 +69,9 @@ class LowRank:
         return LowRank(self.b, self.a, self.scale * weight)
 
     def norm(self) -> float:
-        """Return the Frobenius norm of the product, gauge-invariant, in O((d + k)·r²)."""
-        return math.sqrt(max(0.0, gram_of([self])[0, 0])) if self.rank else 0.0
+        """Return the Frobenius norm of the product, gauge-invariant, in O((d + k)·r²); infinite where it overflows."""
+        square = gram_of([self])[0, 0] if self.rank else 0.0
+        return math.inf if math.isnan(square) else math.sqrt(max(0.0, square))
 
 
 def zero(shape: tuple[int, int]) -> LowRank:

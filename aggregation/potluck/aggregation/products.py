@@ -149,7 +149,7 @@ class Mapper:
         if trained.rank == 0:
             return
         if self._maps is None:
-            dtype = np.result_type(trained.b, trained.a, start.b, start.a)
+            dtype = np.result_type(trained.b, trained.a, start.b, start.a, np.float32)
             self._maps = self._sketch.maps(read.name, trained.shape, dtype)
         left, right = self._maps
         if self._start is None or not same_factors(start, self._start):

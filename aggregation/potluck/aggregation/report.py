@@ -31,7 +31,9 @@ class Report:
     weights: tuple[float, ...]
     """cᵢ, as the rule used them: the result is Σ cᵢ·Δᵢ for rules that are linear in the products."""
     norms: tuple[float, ...]
-    """‖Δᵢ‖ over all modules: how far each client moved the product."""
+    """‖Δᵢ‖ over all modules: how far each client moved the product.  Over exact_up_to updates an estimate: from the
+    sketched products where there are any, else from a smaller sketch of each module, or for a coordinate-wise rule
+    from one row in 16, which cannot see a change that is all in others."""
     modules: Mapping[str, Truncation]
     total: Truncation
     """All modules together."""

@@ -59,10 +59,10 @@ class RangeFinder:
 
     What is merged in at a time is known whole, as b·a with hundreds of columns, so its range is found by subspace
     iteration: P ← orth(Aᵀ·Ω), Q ← orth(A·P), and A is replaced by Q·(QᵀA); A itself is never made.  Looking at A
-    from both sides brings the error within some 5 % of the best one even where singular values hardly fall off; a
-    single look through two maps of A leaves 100 % or more.  The kept part is merged with the next.  Eight rows
-    Θ·(A − QQᵀA), of a map that took no part in finding Q, measure what each merge dropped: ‖Θ·E‖² / 8 estimates
-    ‖E‖² without bias.
+    from both sides brings the error within some 5 to 25 % of the best one of that rank where singular values hardly
+    fall off, and far closer where they do; a single look through two maps of A leaves 100 % or more.  The kept part
+    is merged with the next.  Eight rows Θ·(A − QQᵀA), of a map that took no part in finding Q, measure what each
+    merge dropped: ‖Θ·E‖² / 8 estimates ‖E‖² without bias.
 
     Source: Halko, Martinsson and Tropp 2011, Algorithm 4.4, arXiv:0909.4061; the measure is §6.1 of Tropp, Yurtsever,
     Udell and Cevher 2019, arXiv:1902.08651, whose single look (2017, arXiv:1609.00048) this replaces.

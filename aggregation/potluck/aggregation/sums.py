@@ -108,7 +108,7 @@ class SharedStart:
         self._scale = trained.scale
         self._rank = trained.rank
         d, k = trained.shape
-        own = np.result_type(trained.b, trained.a, start.b, start.a)
+        own = np.result_type(trained.b, trained.a, start.b, start.a, np.float32)  # linalg takes no halves
         self._dtype = np.dtype(np.float64) if module.exact else own
         fitting = BATCH_COLUMNS if module.exact else STACK_BYTES // ((d + k) * own.itemsize)
         self._size = max(1, min(fitting // max(1, self._rank), module.count or fitting))

@@ -21,7 +21,9 @@ from potluck.wire.settings import Line, Settings
 OFFERED: Final = MappingProxyType({"offered": True})
 """Context of a recipe that a coordinator offers: how it combines is its affair, and may be newer than this program."""
 LARGEST: Final = 64
-"""Updates of a round that is tried; what holds for so many holds for more of the same share."""
+"""Updates up to which rounds of every size are tried; of larger ones the cohort itself is."""
+HUGE: Final = 1000
+"""Updates of the largest round that is tried."""
 LATENT: Final = 4
 
 
@@ -106,7 +108,7 @@ class Aggregation(Settings):
             raise BadSetting(
                 "aggregation.weights has 'fltrust', which compares with training on trusted data, and a coordinator "
                 "has none",
-                fix="use 'cosine', which compares with the others; or host with a probe: --probe PATH",
+                fix="use 'cosine', which compares with the others, and host with a probe: --probe PATH",
             )
         synchronous = self.mode == "synchronous"
         if synchronous and self.minimum > self.cohort:
@@ -115,7 +117,7 @@ class Aggregation(Settings):
                 fix="set minimum to at most cohort",
             )
         least, most = self.minimum if synchronous else self.cohort, min(self.cohort, LARGEST)
-        for n in range(min(least, LARGEST), most + 1):
+        for n in sorted({*range(min(least, LARGEST), most + 1), min(self.cohort, HUGE)}):
             f = self.hostile_of(n)
             self._try([1] * n, ",")
             self._try([most_examples] * f + [1] * (n - f), f" and state {most_examples} examples each,")

@@ -17,6 +17,7 @@ from potluck.aggregation.errors import BadSetting
 LOCAL: Final = "local"
 """The address that stands for a cluster of this machine's own."""
 ANSWER_S: Final = 5.0
+START: Final = "start one with: ray start --head; then give its host:port, or auto on the same machine"
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
@@ -65,7 +66,10 @@ def ray_map(address: str | None = None) -> Iterator[RayMap]:
         env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its tasks import what we can
     else:
         answers(address)
-    ray.init(address=address, runtime_env={"env_vars": env}, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(address=address, runtime_env={"env_vars": env}, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise BadSetting(f"no Ray cluster could be used at {address or 'this machine'}: {error}", fix=START) from None
     try:
         yield RayMap(in_flight=2 * max(1, int(ray.cluster_resources().get("CPU", 1))))
     finally:
@@ -84,4 +88,4 @@ def answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:
-        raise BadSetting(f"no Ray cluster answers at {address}: {error}", fix="start one: ray start --head") from None
+        raise BadSetting(f"no Ray cluster answers at {address}: {error}", fix=START) from None

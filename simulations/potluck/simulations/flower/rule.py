@@ -17,8 +17,9 @@ from flwr.serverapp import strategy as installed
 from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
-from potluck.aggregation.combine import RANK_FACTOR, Aggregated, State, summed
+from potluck.aggregation.combine import Aggregated, State, summed
 from potluck.aggregation.errors import BadSetting, BadUpdate
+from potluck.aggregation.folding import RANK_FACTOR
 from potluck.aggregation.lowrank import Floats, LowRank
 from potluck.aggregation.moving import Before, moved_in_basis
 from potluck.aggregation.outer.linear import FedAvg as WholeStep
