@@ -313,7 +313,7 @@ def picture(lines: dict[str, dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(13, 7), layout="constrained")
     styles = {"Potluck": "-o", "Flower": "--s", "byzfl": ":^", "NumPy": "-.x"}
     for axis, field, label in zip(axes, ("cpu_s", "peak_mib"), ("CPU-seconds", "peak memory, MiB"), strict=True):
         for name, side in SIDES.items():
@@ -328,7 +328,7 @@ def picture(lines: dict[str, dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[1].axhline(300, color="black", linewidth=0.8)
     axes[1].annotate("300 MiB", (55, 320), fontsize=8)
-    axes[0].legend(fontsize=6, loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=130)
 
 
