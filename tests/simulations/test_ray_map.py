@@ -25,9 +25,12 @@ from potluck.simulations.ray_map import RayMap, ray_map
 from scripted import recipe
 
 # Ray leaves its own files to the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::FutureWarning"
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::FutureWarning"
+    ),
+]
 SHAPES = {f"m{n}": (30 + n, 20) for n in range(5)}
 
 

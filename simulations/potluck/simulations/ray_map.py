@@ -16,6 +16,7 @@ from potluck.aggregation.errors import BadSetting
 
 LOCAL: Final = "local"
 """The address that stands for a cluster of this machine's own."""
+MOVE: Final = "put the environment in a folder without a space, or connect to a cluster that runs: --ray-address"
 ANSWER_S: Final = 5.0
 START: Final = "start one with: ray start --head; then give its host:port, or auto on the same machine"
 Block = TypeVar("Block")
@@ -63,6 +64,8 @@ def ray_map(address: str | None = None) -> Iterator[RayMap]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if address is None:
+        if " " in sys.executable:
+            raise BadSetting(f"Ray cannot start workers with {sys.executable!r}, whose path has a space", fix=MOVE)
         env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its tasks import what we can
     else:
         answers(address)
