@@ -105,28 +105,16 @@ class Coordinates:
         self._rows = np.sort(np.random.Generator(np.random.PCG64(choice.seed)).permutation(length)[:few])
         self._share = few / length
 
-    def change(self, read: Read) -> Array:
-        """Return the change of one update, in the basis of all.  Raises BadUpdate if it has another."""
-        part = self._part(read, self.public.factor)
+    def change(self, read: Read, row: Array | None = None) -> Array:
+        """Return the change of one update, in the basis of all, written into the flat *row* if there is one.
+
+        Raises:
+            BadUpdate: it has another basis.
+        """
+        out = None if row is None else row.reshape(self.public.change.shape)
+        part = self._part(read, self.public.factor, out)
         same_basis(read.name, self.public, part)
         return part.change
-
-    def write(self, read: Read, row: Array) -> Array:
-        """Write the change of one update into *row*, flat, and return it in its shape; see change."""
-        mine, base, frozen, still = (
-            (read.trained.b, read.start.b, read.trained.a, read.start.a)
-            if self.public.factor == "b"
-            else (read.trained.a, read.start.a, read.trained.b, read.start.b)
-        )
-        plain = frozen is still is self.public.frozen and read.trained.scale == read.start.scale
-        change = row.reshape(self.public.change.shape)
-        if plain and mine.shape == base.shape == change.shape:  # the same, without an array between
-            np.subtract(mine, base, out=change, dtype=self.dtype)
-            if read.trained.scale != 1:
-                change *= self.dtype.type(read.trained.scale)
-        else:
-            change[:] = self.change(read)
-        return change
 
     def square(self, change: Array) -> float:
         """Return ‖Δ‖² of one update's change: exact, or estimated from the sampled rows."""
@@ -134,8 +122,8 @@ class Coordinates:
         square: float = np.vdot(rows @ self._inner, rows) / self._share
         return square
 
-    def _part(self, read: Read, factor: TrainedFactor | None) -> Public:
-        return public_part(read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype)
+    def _part(self, read: Read, factor: TrainedFactor | None, out: Array | None = None) -> Public:
+        return public_part(read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype, out=out)
 
 
 def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterator[Folded]:
@@ -153,10 +141,9 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
             for span in spans:
                 if span.name == read.name:
                     row = values[span][read.place]
-                    if len(row) == len(module.result):
-                        change = module.write(read, row)
-                    else:
-                        change = module.change(read)
+                    whole = len(row) == len(module.result)
+                    change = module.change(read, row if whole else None)
+                    if not whole:
                         row[:] = change.reshape(-1)[span.begin : span.end]
                     if choice.norms and span.begin == 0:
                         module.squares[read.place] = module.square(change)

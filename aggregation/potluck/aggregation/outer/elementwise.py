@@ -38,12 +38,12 @@ class FedAdam:
         check_floor("fedadam", self.adaptivity)
 
     def begun(self, shape: tuple[int, ...]) -> Moments:
-        return Moments(np.zeros(shape), np.full(shape, self.adaptivity**2))
+        return at_rest(shape, self.adaptivity)
 
     def __call__(self, change: Floats, moments: Moments) -> Moved:
         first = self.beta1 * moments.first + (1 - self.beta1) * change
         second = self.beta2 * moments.second + (1 - self.beta2) * change**2
-        return Moved(self.eta * first / (np.sqrt(second) + self.adaptivity), Moments(first, second))
+        return stepped(Moments(first, second), self.eta, self.adaptivity)
 
 
 @final
@@ -69,13 +69,13 @@ class FedYogi:
         check_floor("fedyogi", self.adaptivity)
 
     def begun(self, shape: tuple[int, ...]) -> Moments:
-        return Moments(np.zeros(shape), np.full(shape, self.adaptivity**2))
+        return at_rest(shape, self.adaptivity)
 
     def __call__(self, change: Floats, moments: Moments) -> Moved:
         first = self.beta1 * moments.first + (1 - self.beta1) * change
         square = change**2
         second = moments.second - (1 - self.beta2) * square * np.sign(moments.second - square)
-        return Moved(self.eta * first / (np.sqrt(second) + self.adaptivity), Moments(first, second))
+        return stepped(Moments(first, second), self.eta, self.adaptivity)
 
 
 @final
@@ -99,12 +99,22 @@ class FedAdagrad:
         check_floor("fedadagrad", self.adaptivity)
 
     def begun(self, shape: tuple[int, ...]) -> Moments:
-        return Moments(np.zeros(shape), np.full(shape, self.adaptivity**2))
+        return at_rest(shape, self.adaptivity)
 
     def __call__(self, change: Floats, moments: Moments) -> Moved:
         first = self.beta1 * moments.first + (1 - self.beta1) * change
         second = moments.second + change**2
-        return Moved(self.eta * first / (np.sqrt(second) + self.adaptivity), Moments(first, second))
+        return stepped(Moments(first, second), self.eta, self.adaptivity)
+
+
+def at_rest(shape: tuple[int, ...], tau: float) -> Moments:
+    """Return m₀ = 0 and v₀ = τ²."""
+    return Moments(np.zeros(shape), np.full(shape, tau**2))
+
+
+def stepped(moments: Moments, eta: float, tau: float) -> Moved:
+    """Return η·m / (√v + τ), without bias correction, and the moments it was taken from."""
+    return Moved(eta * moments.first / (np.sqrt(moments.second) + tau), moments)
 
 
 def check_floor(where: str, tau: float) -> None:

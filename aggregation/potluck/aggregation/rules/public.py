@@ -40,8 +40,9 @@ def public_part(
     where: str = "a module",
     factor: TrainedFactor | None = None,
     dtype: DTypeLike = np.float64,
+    out: Array | None = None,
 ) -> Public:
-    """Return one update's part in the coordinates of the factor it trained, computed in *dtype*.
+    """Return one update's part in the coordinates of the factor it trained, computed in *dtype*, in *out* if given.
 
     *factor* says which one was to be trained; without it, that is the one which moved, and B where neither did.
     A start of rank 0 is B = 0 beside the same A, as LoRA begins.
@@ -64,11 +65,13 @@ def public_part(
             f"{OTHER}",
             fix=FIX,
         )
-    change = np.subtract(mine, base, dtype=dtype) if trained.scale == begun.scale else None
-    if change is None:
-        change = np.multiply(mine, trained.scale, dtype=dtype) - np.multiply(base, begun.scale, dtype=dtype)
-    elif trained.scale != 1:
-        change *= change.dtype.type(trained.scale)
+    if trained.scale == begun.scale:
+        change = np.subtract(mine, base, dtype=dtype, out=out)
+        if trained.scale != 1:
+            change *= change.dtype.type(trained.scale)
+    else:
+        change = np.multiply(mine, trained.scale, dtype=dtype, out=out)
+        change -= np.multiply(base, begun.scale, dtype=dtype)
     return Public(chosen, frozen, change)
 
 
