@@ -44,6 +44,25 @@ def test_a_run_goes_from_version_to_version(hosted: Hosted):
     assert {one.credit for one in hosted.coordinator.history().contributions} == {24}
 
 
+def test_a_version_comes_with_the_bytes_that_made_it(hosted: Hosted):
+    """Another process that reads the books right after a run has ended must not be told too little.
+
+    The seconds for which counts may wait are far longer than a small round takes.
+    """
+    told = []
+    for number in (1, 2, 3):
+        sizes = []
+        for volunteer in hosted.volunteers or hosted.cohort(3):
+            lease = volunteer.lease()
+            data = volunteer.train(lease)
+            volunteer.deliver(lease, data, examples=8)
+            sizes.append(len(data))
+        assert hosted.coordinator.wait_for_version(number, 10)
+        told.append((hosted.coordinator.desk.status().bytes_in, sum(sizes)))
+
+    assert [seen for seen, _ in told] == [sum(size for _, size in told[: number + 1]) for number in range(3)]
+
+
 def test_bytes_in_and_out_are_counted(hosted: Hosted):
     volunteers = hosted.cohort(3)
     sent = 0

@@ -84,6 +84,8 @@ class Worker:
             combine_rounds(self.site)
             with self.site.store.reading() as books:
                 version = books.run().version
+            if version != self._settled:  # whoever sees the version sees the bytes that made it, too
+                self._flush(at_once=True)
             log.follow()  # first: a release that cannot be written must not silence the log
             if version != self._settled:
                 publish_missing(self.site)
