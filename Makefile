@@ -21,8 +21,8 @@ demo: .venv/client.done
 	$(PY) -m potluck.cli demo
 
 test: .venv/dev.done
-	@echo "[2/2] the tests: about 6 minutes on two cores"
-	$(TEST_ENV) $(PY) -m pytest
+	@echo "[2/2] the tests: about 7 minutes on two cores"
+	$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile
 
 # What CI runs, in the same order.
 check: test lint protos
