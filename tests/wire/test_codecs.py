@@ -27,7 +27,7 @@ def test_by_default_updates_are_half_precision_and_compressed():
     ("settings", "error", "says"),
     [
         ({"name": "int88"}, UnknownName, "no codec is called 'int88'"),
-        ({"name": "int4", "settings": {"blok": 8}}, UnknownName, "no setting of int4 is called 'blok'"),
+        ({"name": "int4", "settings": {"blocks": 8}}, UnknownName, "no setting of int4 is called 'blocks'"),
         ({"name": "int4", "settings": {"block": 7}}, BadSetting, "int4 block is 7"),
         ({"name": "int4", "settings": {"block": "64"}}, BadSetting, "block"),
         ({"name": "int4", "accepts": ["int5"]}, UnknownName, "no codec is called 'int5'"),
