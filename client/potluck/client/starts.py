@@ -27,9 +27,18 @@ def adapter_at(path: Path, recipe: Recipe) -> dict[str, LowRank]:
     Raises:
         BadTensor: the blob is damaged, or larger than the recipe's adapter can be.
     """
-    modules = recipe.modules()
-    values = sum((d + k) * recipe.master_rank for d, k in modules.values())
     found = path.read_bytes()
     if sha256(found).hexdigest() != path.name:  # one changed bit would give a start that the coordinator does not know
         raise BadTensor(f"the shared adapter at {path} is damaged", fix="delete that file; it is downloaded again")
+    return adapter_in(found, recipe)
+
+
+def adapter_in(found: bytes, recipe: Recipe) -> dict[str, LowRank]:
+    """Return the shared adapter that *found* is as it was published: float32, scale 1.
+
+    Raises:
+        BadTensor: it is damaged, or larger than the recipe's adapter can be.
+    """
+    modules = recipe.modules()
+    values = sum((d + k) * recipe.master_rank for d, k in modules.values())
     return from_tensors(decode(found, limits=Limits(len(found), max_tensors=2 * len(modules), max_values=values)))

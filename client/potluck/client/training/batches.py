@@ -119,7 +119,12 @@ class Batches:
     pad_id: int
 
     def after(self, step: int) -> Iterator[Batch]:
-        """Yield batch number *step* and all that follow.
+        """Yield batch number *step* and all that follow."""
+        for rows in self.rows_after(step):
+            yield collate(rows, self.pad_id)
+
+    def rows_after(self, step: int) -> Iterator[list[list[Tokens]]]:
+        """Yield the rows of batch number *step* and of all that follow.
 
         Each epoch has all samples in an order of its own, drawn from (seed, epoch).  A batch may take its rows from the
         end of one epoch and the start of the next.
@@ -134,7 +139,7 @@ class Batches:
             skip -= skipped
             waiting += packed[skipped:]
             while len(waiting) >= self.rows:
-                yield collate(waiting[: self.rows], self.pad_id)
+                yield waiting[: self.rows]
                 waiting = waiting[self.rows :]
 
     def _epoch(self, epoch: int) -> list[list[Tokens]]:
