@@ -1,0 +1,1 @@
+"""Many clients trained in one process, over one frozen base model that stays in memory."""

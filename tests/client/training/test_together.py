@@ -1,0 +1,200 @@
+"""Many clients in one batch end where each would end alone.
+
+The SequentialEngine runs the very code of a volunteer's machine, so it says what is right.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from potluck.aggregation import broadcast, encode, to_tensors
+from potluck.client.lessons import Lesson, Term
+from potluck.client.training.bases import Base
+from potluck.client.training.completing import completed
+from potluck.client.training.errors import TrainingDiverged
+from potluck.client.training.together.batched import BatchedEngine
+from potluck.client.training.together.sequential import SequentialEngine
+from potluck.client.work import Trained
+from potluck.wire.recipe import Recipe
+from tiny import random_adapter
+
+SEED = 11
+WORDS = ("cat", "dog", "hen", "fox", "cow", "ant", "owl")
+SETTINGS = {
+    "run": {"name": "together"},
+    "adapter": {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "k_proj", "o_proj", "down_proj"]},
+    "data": {"max_tokens": 48, "held_out": 0.3},
+    "training": {"steps": 4, "batch": 2, "learning_rate": 2e-2},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    """Clients' texts, and a recipe for them."""
+
+    recipe: Recipe
+    cache: Path
+    text: tuple[Path, ...]
+
+
+@pytest.fixture(scope="module")
+def town(base: Base, tmp_path_factory) -> Town:
+    """Three with plain text of different length, one with prompts and completions, whose rows are seldom full."""
+    cache = base.folder.parent / "cache"
+    recipe = completed(Recipe.parse(json.dumps(SETTINGS | {"model": {"base": str(base.folder)}})), cache)
+    return Town(recipe, cache, texts(tmp_path_factory.mktemp("town")))
+
+
+def texts(folder: Path) -> tuple[Path, ...]:
+    files = []
+    for count in (3, 5, 7):
+        pieces = (f"{word.capitalize()} sat on the mat and ate the {word}. " * 8 for word in WORDS[:count])
+        files.append(folder / f"plain-{count}.txt")
+        files[-1].write_text("\n\n".join(pieces), "utf-8")
+    pairs = [{"prompt": f"Who is the {word}? ", "completion": f"The {word}" + "!" * i} for i, word in enumerate(WORDS)]
+    files.append(folder / "pairs.jsonl")
+    files[-1].write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
+    return tuple(files)
+
+
+def changed(recipe: Recipe, **tables: dict[str, object]) -> Recipe:
+    """Return *recipe* with other settings in some of its tables."""
+    found = {name: getattr(recipe, name).model_copy(update=settings) for name, settings in tables.items()}
+    return recipe.model_copy(update=found)
+
+
+def term(recipe: Recipe, *, version: int = 2, rank: int = 6) -> Term:
+    """Return a term whose shared adapter has more columns than most clients train, as the coordinator publishes it."""
+    master = random_adapter(recipe.modules(), rank, seed=2)
+    return Term(recipe, version, SEED, encode(to_tensors(broadcast(master, recipe.init)), "fp32"))
+
+
+def lessons(town: Town) -> list[Lesson]:
+    """Return lessons of which no two agree in text, order, rank and steps."""
+    return [
+        Lesson(town.text[0], order=1, rank=3, steps=2),
+        Lesson(town.text[1], order=2, measured=True),
+        Lesson(town.text[2], order=3, rank=8, steps=7, measured=True),
+        Lesson(town.text[3], order=4, rank=1, steps=5),
+        Lesson(town.text[3], order=5, measured=True),
+        Lesson(town.text[0], order=6, rank=4, steps=1),
+    ]
+
+
+def furthest(found: list[Trained], expected: list[Trained]) -> float:
+    """Return the largest difference of two numbers in the same place of two lists of updates."""
+    for one, other in zip(found, expected, strict=True):
+        assert replace(one, deltas={}, loss_before=0, loss_after=0) == replace(
+            other, deltas={}, loss_before=0, loss_after=0
+        )
+        assert {name: (v.shape, v.dtype) for name, v in one.deltas.items()} == {
+            name: (v.shape, v.dtype) for name, v in other.deltas.items()
+        }
+    pairs = zip(found, expected, strict=True)
+    return max(float(abs(one.deltas[name] - other.deltas[name]).max()) for one, other in pairs for name in one.deltas)
+
+
+def engines(town: Town, dtype: str, **settings: int) -> tuple[BatchedEngine, SequentialEngine]:
+    return BatchedEngine(town.cache, dtype=dtype, **settings), SequentialEngine(town.cache, dtype=dtype)
+
+
+@pytest.mark.parametrize("init", ["continue", "fresh", "half", "orthonormal"])
+def test_every_client_ends_where_it_would_alone(town: Town, init: str):
+    """Mixed ranks, lengths and step counts in one batch."""
+    here = term(changed(town.recipe, adapter={"init": init}))
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    found, expected = batched.train(here, lessons(town)), sequential.train(here, lessons(town))
+
+    assert furthest(found, expected) < 1e-6
+    assert min(abs(np.concatenate([d.ravel() for d in one.deltas.values()])).max() for one in expected) > 1e-2
+    for one, other in zip(found, expected, strict=True):
+        assert (one.loss_before, one.loss_after) == pytest.approx((other.loss_before, other.loss_after), rel=1e-6)
+    assert [one.loss_before > one.loss_after for one in expected] == [lesson.measured for lesson in lessons(town)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "version", "moves"), [("ffa", 2, "lora_B"), ("rolora", 2, "lora_B"), ("rolora", 3, "lora_A")]
+)
+def test_factors_that_a_rule_freezes_do_not_move(town: Town, rule: str, version: int, moves: str):
+    here = term(changed(town.recipe, aggregation={"rule": rule}), version=version)
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    found, expected = batched.train(here, lessons(town)), sequential.train(here, lessons(town))
+
+    assert furthest(found, expected) < 1e-6
+    assert {name.rsplit(".", 1)[1] for one in found for name in one.deltas} == {moves}
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"proximal": 0.5},
+        {"weight_decay": 0.1, "warmup_steps": 3},
+        {"clip_grad_norm": 0.01},
+        {"clip_grad_norm": 0.0, "batch": 1},
+    ],
+    ids=str,
+)
+def test_what_a_recipe_asks_of_training_holds_for_each_client(town: Town, training: dict[str, object]):
+    """Were a norm, a decay or a pull taken over the whole batch, nobody would end where it should."""
+    here = term(changed(town.recipe, training=training))
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    assert furthest(batched.train(here, lessons(town)), sequential.train(here, lessons(town))) < 1e-6
+
+
+def test_the_first_version_starts_at_the_base(town: Town):
+    here = Term(town.recipe, 0, SEED, b"")
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    assert furthest(batched.train(here, lessons(town)), sequential.train(here, lessons(town))) < 1e-6
+
+
+def test_who_shares_a_batch_changes_rounding_alone(town: Town):
+    """In float32, where sums of other lengths round otherwise."""
+    here = term(town.recipe)
+    alone, some, all_at_once = (BatchedEngine(town.cache, dtype="float32", at_once=n) for n in (1, 4, 6))
+    sequential = SequentialEngine(town.cache, dtype="float32")
+    expected = sequential.train(here, lessons(town))
+
+    assert furthest(alone.train(here, lessons(town)), expected) < 1e-3
+    assert furthest(some.train(here, lessons(town)), expected) < 1e-3
+    assert furthest(all_at_once.train(here, lessons(town)), expected) < 1e-3
+
+
+def test_the_same_lessons_give_the_same_bits(town: Town):
+    """Also from an engine that has trained others before, and from a new one."""
+    here = term(town.recipe)
+    first, second = (BatchedEngine(town.cache) for _ in range(2))
+    expected = first.train(here, lessons(town))
+    first.train(here, lessons(town)[::-1])
+
+    again, other = first.train(here, lessons(town)), second.train(here, lessons(town))
+
+    for one, two, three in zip(expected, again, other, strict=True):
+        assert {n: v.tobytes() for n, v in one.deltas.items()} == {n: v.tobytes() for n, v in two.deltas.items()}
+        assert {n: v.tobytes() for n, v in one.deltas.items()} == {n: v.tobytes() for n, v in three.deltas.items()}
+
+
+def test_losses_of_the_shared_adapter_are_those_of_the_mounted_model(town: Town):
+    batched, sequential = engines(town, "float64")
+
+    for here in (term(town.recipe), Term(town.recipe, 0, SEED, b"")):
+        found, expected = batched.losses(here, town.text), sequential.losses(here, town.text)
+
+        assert [tokens for _, tokens in found] == [tokens for _, tokens in expected]
+        assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in expected], rel=1e-6)
+
+
+def test_a_client_that_diverges_is_named(town: Town):
+    """One in a thousand: who?"""
+    master = random_adapter(town.recipe.modules(), 6, seed=2, scale=1.0)
+    huge = {name: replace(one, b=one.b * np.float32(1e20), a=one.a * np.float32(1e20)) for name, one in master.items()}
+    here = Term(town.recipe, 2, SEED, encode(to_tensors(huge), "fp32"))
+
+    with pytest.raises(TrainingDiverged, match=r"plain-3\.txt is nan at step 1 of 1"):
+        BatchedEngine(town.cache, dtype="float32").train(here, [Lesson(town.text[0], order=1, steps=1)])
