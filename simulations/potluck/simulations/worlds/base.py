@@ -3,7 +3,8 @@
 Time is simulated, in seconds since the run began; a person is its index in `World.people`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, final
 
@@ -74,4 +75,6 @@ class World:
     availability: Availability
     attack: str = ""
     """What hostile people send, a key of potluck.simulations.attacks.ATTACKS; empty if nobody is hostile."""
+    attack_settings: Mapping[str, float] = field(default_factory=dict)
+    """Of the attack: ATTACKS[attack](**attack_settings)."""
     seed: int = 0
