@@ -22,7 +22,9 @@ from potluck.wire.recipe import Recipe
 
 
 def recipe(**tables: Mapping[str, Any]) -> Recipe:
-    return Recipe.parse(json.dumps({"run": {"name": "x"}, "model": {"base": "b"}, **tables}))
+    """Return a recipe whose rounds close with one update."""
+    rounds = {"cohort": 1, "weights": ["examples"], **tables.pop("aggregation", {})}
+    return Recipe.parse(json.dumps({"run": {"name": "x"}, "model": {"base": "b"}, "aggregation": rounds, **tables}))
 
 
 def scene(**tables: object) -> Scenario:
@@ -123,7 +125,7 @@ def test_a_device_of_ones_own_has_the_speeds_that_were_set(tmp_path: Path, cache
         ({"attack": {"name": "nan", "share": 0.3}}, 10, "share is 0.3, and the recipe withstands 0.2", "attack.beyond"),
         ({"attack": {"name": "nan", "share": 0.1}}, 9, "0.1 of 9 clients is nobody", "at least 10 clients"),
         ({"ranks": [{"rank": 64, "share": 1.0}]}, 10, "ranks 64, and the shared adapter's is 32", "master_rank"),
-        ({}, 0, "0 clients", "at least one"),
+        ({}, 0, "0 clients", "at least 1 clients"),
     ],
 )
 def test_what_contradicts_the_recipe_or_the_number_is_refused(tables, clients, words, fix):
@@ -131,6 +133,21 @@ def test_what_contradicts_the_recipe_or_the_number_is_refused(tables, clients, w
         check(scene(**tables), recipe(), clients)
 
     assert fix in caught.value.__notes__[0]
+
+
+def test_fewer_clients_than_close_a_round_are_refused():
+    """A client counts once in a round, so eight updates are of eight clients; a deadline is content with fewer."""
+    with pytest.raises(Impossible, match=r"7 clients, and a round waits for updates of 8, one from each: .*\.cohort"):
+        check(scene(), recipe(aggregation={"cohort": 8}), 7)
+    synchronous = recipe(aggregation={"cohort": 8, "mode": "synchronous", "minimum": 3})
+    with pytest.raises(Impossible, match=r"2 clients, and a round waits for updates of 3, one from each: .*\.minimum"):
+        check(scene(), synchronous, 2)
+    assert check(scene(), recipe(aggregation={"cohort": 8}), 8) == check(scene(), synchronous, 3) == 0
+
+
+def test_more_clients_than_the_recipe_admits_are_refused():
+    with pytest.raises(Impossible, match="21 clients, and the recipe admits 20"):
+        check(scene(), recipe(admission={"max_members": 20}), 21)
 
 
 def test_more_than_the_recipe_withstands_is_allowed_to_whom_asks_for_it():

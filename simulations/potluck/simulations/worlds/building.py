@@ -65,8 +65,7 @@ def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:
     Raises:
         Impossible: it cannot; with the numbers.
     """
-    if clients < 1:
-        raise Impossible(f"{clients} clients", fix="simulate at least one")
+    _see_that_rounds_can_close(recipe, clients)
     _see_that_ranks_fit(scenario, recipe)
     attack = scenario.attack
     if not attack.name:
@@ -85,6 +84,22 @@ def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:
             "what happens",
         )
     return hostile
+
+
+def _see_that_rounds_can_close(recipe: Recipe, clients: int) -> None:
+    rounds, most = recipe.aggregation, recipe.admission.max_members
+    name = "minimum" if rounds.mode == "synchronous" else "cohort"
+    least = max(1, rounds.minimum if rounds.mode == "synchronous" else rounds.cohort)
+    if clients < least:
+        raise Impossible(
+            f"{clients} clients, and a round waits for updates of {least}, one from each: aggregation.{name}",
+            fix=f"simulate at least {least} clients, or lower aggregation.{name} in the recipe",
+        )
+    if clients > most:
+        raise Impossible(
+            f"{clients} clients, and the recipe admits {most}: admission.max_members",
+            fix="simulate fewer clients, or raise admission.max_members in the recipe",
+        )
 
 
 def _see_that_ranks_fit(scenario: Scenario, recipe: Recipe) -> None:
