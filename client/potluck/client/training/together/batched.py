@@ -1,10 +1,10 @@
 """Many clients at once: their adapters stacked over one frozen base, one batched product per adapted module."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -13,6 +13,7 @@ from potluck.client.lessons import Lesson, Term
 from potluck.client.starts import adapter_in
 from potluck.client.training.batches import IGNORED, Batch, Tokens, collate
 from potluck.client.training.errors import NoBatches, TrainingDiverged
+from potluck.client.training.together.llama import Llama, understood
 from potluck.client.training.together.networks import Hooked, Network
 from potluck.client.training.together.resident import Resident, Text, resident
 from potluck.client.training.together.room import room
@@ -101,8 +102,13 @@ class BatchedEngine:
         if self._loaded is None or self._loaded.base.recipe != term.recipe:
             self._loaded = None
             base = resident(term.recipe, self._cache, self._dtype, self._progress)
-            self._loaded = Loaded(base, Hooked(base.model, term.recipe.modules()))
+            self._loaded = Loaded(base, network(base.model, term.recipe.modules()))
         return self._loaded
+
+
+def network(model: Any, modules: Iterable[str]) -> Network:  # noqa: ANN401 - transformers is untyped
+    """Return the fastest network there is for *model* with adapters on *modules*."""
+    return Llama(model) if understood(model, modules) else Hooked(model, modules)
 
 
 def _pupils(term: Term, lessons: Sequence[Lesson], base: Resident) -> Iterator[Pupil]:

@@ -93,4 +93,19 @@ def resident(recipe: Recipe, cache: Path, dtype: str, progress: Callable[[str], 
     base = base_of(recipe, cache, progress)
     device = bases.pick_device()
     progress(f"loading {base.name}")
-    return Resident(recipe, *bases.load(base, device, pick(device)))
+    model, tokenizer = bases.load(base, device, pick(device))
+    if model.dtype == torch.float64:
+        exact(model)
+    return Resident(recipe, model, tokenizer)
+
+
+def exact(model: Any) -> None:  # noqa: ANN401
+    """Let the norms of a float64 *model* compute in float64: transformers' own round to float32 on their way.
+
+    Two engines could otherwise be compared to float32's precision only.
+    """
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm") and "variance_epsilon" in vars(module):
+            norm = torch.nn.RMSNorm(module.weight.shape, module.variance_epsilon, dtype=torch.float64)
+            norm.weight = module.weight
+            model.set_submodule(name, norm.eval())

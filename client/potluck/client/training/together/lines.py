@@ -1,0 +1,85 @@
+"""One frozen linear module with K clients' factors, forward and backward by hand.
+
+The weight is frozen, so nothing is saved for its gradient; what a residual holds is added to within the product, and
+so are the gradients of modules that read the same input.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self, final
+
+import torch
+
+from potluck.client.training.together.stack import Part
+
+
+class Slopes(NamedTuple):
+    """Gradients to b and a, (K, d, r) and (K, r, k); None of what does not move."""
+
+    b: torch.Tensor | None = None
+    a: torch.Tensor | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ for x (tokens, k), whose tokens belong to K clients in turn."""
+
+    weight: torch.Tensor
+    """(d, k), with the tail that all clients share in it."""
+    part: Part | None
+
+    @classmethod
+    def of(cls, weight: torch.Tensor, part: Part | None) -> Self:
+        """Return the line of a module with this frozen *weight*; a shared tail is added to a copy of it."""
+        if part is None or part.tail is None or part.tail[0].dim() == 3:  # noqa: PLR2004 - one a client
+            return cls(weight, part)
+        return cls(torch.addmm(weight, *part.tail), Part(part.b, part.a, part.scale, None))
+
+    @property
+    def factors(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """B and A, of which autograd is to know."""
+        return (None, None) if self.part is None else (self.part.b, self.part.a)
+
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return y, plus *onto* if there is one, and s·x·Aᵀ (K, tokens / K, r) for the way back."""
+        y = x @ self.weight.T if onto is None else torch.addmm(onto, x, self.weight.T)
+        part = self.part
+        if part is None or part.b is None or part.a is None:
+            return y, None
+        each, wide = x.view(len(part.a), -1, x.shape[1]), y.view(len(part.a), -1, y.shape[1])
+        inner = (each @ part.a.mT).mul_(part.scale)
+        wide.baddbmm_(inner, part.b.mT)
+        if part.tail is not None:
+            b, a = part.tail
+            wide.baddbmm_(each @ a.mT, b.mT)
+        return y, inner
+
+    def backward(
+        self, slope: torch.Tensor, x: torch.Tensor, inner: torch.Tensor | None, onto: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, Slopes]:
+        """Return the gradient to x, plus *onto* (which is used up) if there is one, and those to the factors.
+
+        *slope* (tokens, d) is the gradient to y, *x* and *inner* are of the way there.
+        """
+        back = slope @ self.weight if onto is None else onto.addmm_(slope, self.weight)
+        part = self.part
+        if part is None or part.b is None or part.a is None or inner is None:
+            return back, Slopes()
+        slopes, wide = self.slopes(slope, x, inner)
+        each = back.view(len(part.a), -1, back.shape[1])
+        each.baddbmm_(wide, part.a)
+        if part.tail is not None:
+            b, a = part.tail
+            each.baddbmm_(slope.view(len(b), -1, slope.shape[1]) @ b, a)
+        return back, slopes
+
+    def slopes(self, slope: torch.Tensor, x: torch.Tensor, inner: torch.Tensor) -> tuple[Slopes, torch.Tensor]:
+        """Return the gradients to the factors, and that to x·Aᵀ (K, tokens / K, r)."""
+        part = self.part
+        if part is None or part.b is None or part.a is None:
+            return Slopes(), inner
+        each, wide = x.view(len(part.a), -1, x.shape[1]), slope.view(len(part.a), -1, slope.shape[1])
+        narrow = (wide @ part.b).mul_(part.scale)
+        to_b = wide.mT @ inner if part.b.requires_grad else None
+        to_a = narrow.mT @ each if part.a.requires_grad else None
+        return Slopes(to_b, to_a), narrow
