@@ -27,7 +27,7 @@ NONE = LowRank(np.zeros((40, 0)), np.zeros((0, 6)))
 
 @dataclass(frozen=True)
 class Places:
-    """Returns (f + 1)·Σ 10ⁱ·valueᵢ: every value leaves a digit of its own."""
+    """Returns (f + 1)·Σ 10ⁱ·valueᵢ, of the values in ascending order: every value leaves a digit of its own."""
 
     trains: ClassVar[Literal["b", "a", "both"]] = "b"
     needs: ClassVar[str] = ""
@@ -60,7 +60,7 @@ def test_every_coordinate_is_picked_once(width: int, dtype: type):
     tens = np.array([1, 10, 100])
 
     for mix in (np.eye(3), np.eye(3)[[2, 0]], [[1, 0.5, 0], [0, 0, 2], [0, 1, 0]], [[0, 2, 0]]):
-        expected = 3 * (tens[: len(mix)] @ np.array(mix) @ values)
+        expected = 3 * (tens[: len(mix)] @ np.sort(np.array(mix) @ values, axis=0))
         np.testing.assert_allclose(choice(mix, f=2).picked(values), expected, rtol=1e-6)
     assert AT_ONCE == 4096
 
@@ -105,7 +105,7 @@ def clients(rng: np.random.Generator, shapes: Mapping[str, tuple[int, int]], cou
 
 @pytest.mark.parametrize("rule", [Places(), TrainsA()])
 def test_a_pass_yields_modules_norms_and_shapes(rule: Places):
-    """Two modules in one basis each: Σ 10ⁱ·Δᵢ in the order of reading, and ‖Δᵢ‖² where they are wanted."""
+    """Two modules in one basis each: Σ 10ⁱ·valueᵢ of ascending values, and ‖Δᵢ‖² where they are wanted."""
     shapes = {"m": (40, 6), "n": (5, 33)}
     updates = clients(np.random.default_rng(0), shapes, 3, rule.trains)
     for norms in (True, False):
@@ -118,7 +118,10 @@ def test_a_pass_yields_modules_norms_and_shapes(rule: Places):
         for name, shape in shapes.items():
             moves = [update.innovation()[name].dense() for update in order]
             (term,) = found[name].terms
-            expected = 2 * sum(10**place * move for place, move in enumerate(moves))
+            start, side = order[0].start[name], rule.trains
+            entries = np.sort([getattr(u.trained[name], side) - getattr(start, side) for u in order], axis=0)
+            change = 2 * np.tensordot([1, 10, 100], entries, 1)
+            expected = 3 * (change @ start.a if side == "b" else start.b @ change)
             np.testing.assert_allclose(term.dense(), expected, rtol=1e-5, atol=1e-3)
             squares = [np.sum(move**2) for move in moves] if norms else [0.0, 0.0, 0.0]
             np.testing.assert_allclose(found[name].squares, squares, rtol=1e-5)
@@ -182,9 +185,10 @@ def test_a_module_larger_than_memory_is_gathered_span_by_span():
 
     rows = np.arange(1_100_000.0) % 1000
     powers = sum(10.0**place for place in range(12))
-    clients_said = sum(10.0**place * client for place, client in enumerate(order))
-    np.testing.assert_allclose(found.terms[0].b[:, 0], 2 * (powers * rows + clients_said), rtol=1e-12)
-    np.testing.assert_allclose(found.terms[0].b[:, 1], 2 * (powers * rows - 2 * clients_said), rtol=1e-9, atol=1.0)
+    upwards = sum(10.0**place * place for place in range(12))
+    downwards = sum(10.0**place * (11 - place) for place in range(12))
+    np.testing.assert_allclose(found.terms[0].b[:, 0], 2 * (powers * rows + upwards), rtol=1e-12)
+    np.testing.assert_allclose(found.terms[0].b[:, 1], 2 * (powers * rows - 2 * downwards), rtol=1e-9, atol=1.0)
     expected = [np.sum((2 * rows - client) ** 2) for client in order]
     np.testing.assert_allclose(found.squares, expected, rtol=1e-5)
 

@@ -132,7 +132,7 @@ def test_norms_beside_sketched_sums_are_sketched():
     rule = Telling()
     for each in folded(cohort, ["p", "q"], np.ones(9), plan(rule, exact=False)):
         assert not rule.folds[each.name].module.exact
-        left, right = ProductSketch(1, seed=6, width=16).maps(each.name, SHAPES[each.name], np.dtype(np.float64))
+        left, right = ProductSketch(1, seed=6, widths=(16, 16)).maps(each.name, SHAPES[each.name], np.dtype(np.float64))
         expected = [np.sum((left @ u.innovation()[each.name].dense() @ right) ** 2) for u in ordered]
         np.testing.assert_allclose(each.squares, expected, rtol=1e-5)
     assert NORM_WIDTH == 16

@@ -36,7 +36,7 @@ def mixed(rng: np.random.Generator) -> list[tuple[LowRank, LowRank]]:
 def test_a_sketch_is_of_what_training_changed():
     """Ω_L·(s·B·A − s₀·B₀·A₀)·Ω_R entry by entry; nothing changed gives zeros."""
     parts = mixed(np.random.default_rng(0))
-    sketch = ProductSketch(len(parts), seed=4, width=5)
+    sketch = ProductSketch(len(parts), seed=4, widths=(5, 7))
     mapper = Mapper(sketch)
     for place, (trained, start) in enumerate(parts):
         mapper.add(Read(place, "m", trained, start))

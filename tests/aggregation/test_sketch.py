@@ -7,8 +7,20 @@ from hypothesis import strategies as st
 
 from adapters import low_rank, regauged, trained_from
 from potluck.aggregation import LowRank, Pipeline, Update, aggregate, compress, gram
+from potluck.aggregation.errors import BadTensor
 from potluck.aggregation.rules.base import Module
-from potluck.aggregation.sketch import OVERSAMPLING, PROBES, ProductSketch, RangeFinder, drawn, gram_of_sketches
+from potluck.aggregation.sketch import (
+    OVERSAMPLING,
+    PROBES,
+    ProductSketch,
+    RangeFinder,
+    drawn,
+    first_look,
+    gram_of_sketches,
+    orthonormal,
+    scattered,
+    widths,
+)
 from potluck.aggregation.sums import STACK_BYTES, InnovationSum
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -42,7 +54,7 @@ def test_inner_products_of_sketches_are_those_of_the_products_in_the_mean():
 
     estimates = []
     for seed in range(300):
-        sketch = ProductSketch(5, seed=seed, width=8)
+        sketch = ProductSketch(5, seed=seed, widths=(8, 8))
         for name, shape in SHAPES.items():
             left, right = sketch.maps(name, shape, np.dtype(np.float64))
             for place, update in enumerate(updates):
@@ -81,11 +93,72 @@ def test_a_map_is_the_same_numbers_everywhere():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_maps_follow_from_the_seed_the_module_and_the_side(dtype: type):
     """In the type of the factors: mapping float32 in float64 takes twice as long."""
-    left, right = ProductSketch(1, seed=5, width=16).maps("v", (30, 20), np.dtype(dtype))
+    left, right = ProductSketch(1, seed=5, widths=(16, 64)).maps("v", (30, 20), np.dtype(dtype))
 
     assert (left.dtype, right.dtype) == (dtype, dtype)
     assert np.array_equal(left, drawn(5, "v/left", (16, 30), np.dtype(dtype)) / 4)
-    assert np.array_equal(right, drawn(5, "v/right", (20, 16), np.dtype(dtype)) / 4)
+    assert np.array_equal(right, drawn(5, "v/right", (20, 64), np.dtype(dtype)) / 8)
+
+
+def test_a_map_is_wide_where_it_is_made_once():
+    """As many numbers for all: half as wide on the side that is trained, and twice on the public one."""
+    assert [widths(trains) for trains in ("both", "b", "a", "alternately")] == [
+        (64, 64),
+        (32, 128),
+        (128, 32),
+        (64, 64),
+    ]
+    assert widths("b", 16) == (8, 32)
+
+
+def sparse_map(signs: np.ndarray, columns: int) -> np.ndarray:
+    """Return Ω of scattered entry by entry, (d, p)."""
+    d = signs.shape[1]
+    run = d // columns
+    omega = np.zeros((d, columns))
+    for i in range(d):
+        if i < run * columns:
+            omega[i, i // run] += signs[0, i]
+            omega[i, i % columns] += signs[1, i]
+        else:
+            omega[i, i - run * columns] += signs[0, i]
+    return omega
+
+
+@pytest.mark.parametrize(("d", "columns"), [(24, 3), (25, 3), (26, 3), (9, 1), (7, 7)])
+def test_a_sparse_look_is_a_product_with_a_sparse_map(d: int, columns: int):
+    """Every coordinate has two entries, of its run and of its stride; those beyond the last whole run have one."""
+    rng = np.random.default_rng(d)
+    rows, signs = rng.normal(size=(4, d)), np.sign(rng.normal(size=(2, d)))
+
+    np.testing.assert_allclose(scattered(rows, columns, signs), rows @ sparse_map(signs, columns), rtol=1e-13)
+
+
+def test_a_first_look_is_sparse_from_eight_coordinates_a_column_on():
+    """Signs of one draw, or that draw itself."""
+    rows = np.random.default_rng(0).normal(size=(5, 24))
+    kind = np.dtype(np.float64)
+
+    signs = np.sign(drawn(3, "range0", (2, 24), kind))
+    np.testing.assert_allclose(first_look(3, "range0", (24, 3), kind)(rows), rows @ sparse_map(signs, 3))
+    np.testing.assert_allclose(first_look(3, "range0", (24, 4), kind)(rows), rows @ drawn(3, "range0", (24, 4), kind))
+
+
+def test_an_orthonormal_basis_leaves_out_what_the_columns_lack():
+    """To 1e-6 where one direction has a share of 1e-4; none at all of zeros; float32 stays float32."""
+    rng = np.random.default_rng(1)
+    q, _ = np.linalg.qr(rng.normal(size=(50, 3)))
+    columns = q * [1, 1e-4, 1e-6] @ rng.normal(size=(3, 3))
+
+    basis = orthonormal(columns)
+
+    assert basis.shape == (50, 2)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-6)
+    np.testing.assert_allclose(basis @ (basis.T @ columns), columns, atol=1e-5)
+    assert orthonormal(np.zeros((5, 2))).shape == (5, 0)
+    assert orthonormal(np.ones((5, 2), np.float32)).dtype == np.float32
+    with pytest.raises(BadTensor, match="overflow"):
+        orthonormal(np.full((5, 2), np.nan))
 
 
 @settings(max_examples=10)
@@ -179,14 +252,15 @@ def test_a_range_is_found_from_a_map_that_follows_from_the_seed():
 
     finder.merge(b, a)
     ranks = []
-    for count in (2, 3, 7):
-        few.merge(b[:, :count], a[:count])
+    for first, end in ((0, 2), (2, 5), (3, 5), (5, 12)):
+        few.merge(b[:, first:end], a[first:end])
         ranks.append(few.found().rank)
 
     omega = drawn(4, "range0", (60, 9), np.dtype(np.float64))
     q, _ = np.linalg.qr(b @ (a @ np.linalg.qr(a.T @ (b.T @ omega))[0]))
-    np.testing.assert_allclose(finder.found().b, q, atol=1e-10)
-    assert ranks == [2, 5, 9]
+    np.testing.assert_allclose(finder.found().dense(), q @ (q.T @ b @ a), atol=1e-10)
+    np.testing.assert_allclose(finder.found().b.T @ finder.found().b, np.eye(9), atol=1e-10)
+    assert ranks == [2, 5, 5, 9]  # what was there already needs no more columns
 
 
 def test_an_empty_sum_is_found_to_be_zero():

@@ -90,7 +90,8 @@ def aggregate(
             fix="wait for more updates, or lower f",
         )
     exact = len(census.raw) <= pipeline.exact_up_to
-    weighing = weighed(cohort, census, Wanted(stages.steps, exact, pipeline.screened, reference, mapped))
+    trains = stages.rule.trains
+    weighing = weighed(cohort, census, Wanted(stages.steps, exact, pipeline.screened, reference, mapped, trains))
     work = _Work(pipeline, stages, master, remembered, exact=exact, seed=census.facts.seed)
     task, coefficients = _task(cohort, work, weighing)
     done = [each for block in mapped(task, cohort.blocks(census)) for each in block]
@@ -162,7 +163,10 @@ class _Work:
     def done(self, each: Folded) -> _Done:
         """Take the outer step and cut."""
         before = Before(
-            self.master.get(each.name), self.state.momentum.get(each.name), self.state.moments.get(each.name)
+            self.master.get(each.name),
+            self.state.momentum.get(each.name),
+            self.state.moments.get(each.name),
+            exact=self.exact,
         )
         rank = self.pipeline.rank or max(RANK_FACTOR * each.rank, before.master.rank if before.master else 0)
         step = moved_in_basis if self.pipeline.keeps_basis else moved

@@ -1,13 +1,14 @@
 """The pass for rules that look at every coordinate by itself, over blocks of coordinates of all updates."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potluck.aggregation.cohort import Cohort, Read
+from potluck.aggregation.errors import BadUpdate, PotluckError
 from potluck.aggregation.folding import Folded
 from potluck.aggregation.lowrank import Array, Floats
 from potluck.aggregation.rules.base import Coordinatewise
@@ -16,14 +17,38 @@ from potluck.aggregation.weights.ballot import Ballot
 
 MOST_BYTES: Final = 80 << 20
 """Of the values that are gathered at a time."""
-PAGE: Final = 4096
-"""Bytes after which addresses share their place in a processor's nearest cache."""
-APART: Final = 128
-"""Bytes by which rows are kept from standing whole pages apart."""
+LINE: Final = 64
+"""Bytes that a processor's caches hold together."""
 SAMPLED: Final = 16
 """Of so many rows one is looked at for a norm, in a round in which sums would be sketched."""
 AT_ONCE: Final = 4096
 """Coordinates that are turned and sorted together: few enough to stay in the processor's cache."""
+
+
+@final
+class Room:
+    """Memory that one group of coordinates after the other uses: taking it anew costs a tenth of the whole pass.
+
+    Whoever takes it has it alone until it is given back; a copy in another process begins with none.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def __reduce__(self) -> tuple[type["Room"], tuple[()]]:
+        return Room, ()
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """Return at least *size* bytes."""
+        try:
+            found = self._free.pop()
+        except IndexError:
+            found = np.empty(0, np.uint8)
+        return found if len(found) >= size else np.empty(size, np.uint8)
+
+    def give(self, taken: NDArray[np.uint8]) -> None:
+        """Give back what was taken."""
+        self._free.append(taken)
 
 
 @final
@@ -41,6 +66,7 @@ class Choice:
     """Whether a sample of rows is enough for them."""
     seed: int
     """Of that sample."""
+    room: Room = field(default_factory=Room, repr=False)
 
     @classmethod
     def of(cls, rule: Coordinatewise, ballot: Ballot, *, norms: bool, exact: bool) -> "Choice":
@@ -55,7 +81,11 @@ class Choice:
         return share
 
     def picked(self, values: Array) -> Floats:
-        """Return (p,) from *values* (n, p)."""
+        """Return (p,) from *values* (n, p), all of them finite.
+
+        Raises:
+            NotFinite: they are not.
+        """
         result = np.empty(values.shape[1])
         chosen = self.selected()
         mix = self.mix.T.astype(values.dtype)
@@ -67,6 +97,9 @@ class Choice:
                 np.matmul(block, mix, out=rows)
             else:
                 rows[:] = block[:, chosen]
+            rows.sort(axis=1)
+            if not np.isfinite(rows[:, :: max(1, rows.shape[1] - 1)]).all():  # what is not stands first or last
+                raise NotFinite(f"{rows.dtype} values are NaN or infinite, or overflow")
             result[begin : begin + AT_ONCE] = self.rule.pick(rows, self.f)
         return result
 
@@ -77,6 +110,11 @@ class Choice:
             return None
         places = self.mix.argmax(axis=1)
         return slice(None) if np.array_equal(places, np.arange(self.mix.shape[1])) else places
+
+
+@final
+class NotFinite(PotluckError):
+    """Values that cannot be ordered; which update they are from is found out then."""
 
 
 class Span(NamedTuple):
@@ -93,12 +131,13 @@ class Coordinates:
 
     def __init__(self, first: Read, factor: TrainedFactor | None, choice: Choice) -> None:
         self.dtype = np.result_type(first.trained.b, first.trained.a, first.start.b, first.start.a)
+        self.unit = first.trained.scale
         self.public = self._part(first, factor)
         self.result = np.zeros(self.public.change.size)
         self.squares = np.zeros(choice.mix.shape[1])
         self.rank = first.trained.rank
         self.shape = first.trained.shape
-        frozen = self.public.frozen.astype(np.float64)
+        frozen = self.public.frozen.astype(np.float64) * self.public.unit
         self._inner: Floats = frozen @ frozen.T if self.public.factor == "b" else frozen.T @ frozen
         length = self.public.change.shape[0 if self.public.factor == "b" else 1]
         few = -(-length // SAMPLED) if choice.sampled else length
@@ -123,7 +162,9 @@ class Coordinates:
         return square
 
     def _part(self, read: Read, factor: TrainedFactor | None, out: Array | None = None) -> Public:
-        return public_part(read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype, out=out)
+        return public_part(
+            read.trained, read.start, where=read.name, factor=factor, dtype=self.dtype, out=out, unit=self.unit
+        )
 
 
 def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterator[Folded]:
@@ -135,20 +176,27 @@ def coordinates(cohort: Cohort, names: Sequence[str], choice: Choice) -> Iterato
     count = choice.mix.shape[1]
     found = first_parts(cohort, names, choice)
     for spans in grouped(found, count):
-        values = {span: apart(count, span.end - span.begin, found[span.name].dtype) for span in spans}
-        for read in cohort.parts(sorted({span.name for span in spans})):
-            module = found[read.name]
-            for span in spans:
-                if span.name == read.name:
-                    row = values[span][read.place]
-                    whole = len(row) == len(module.result)
-                    change = module.change(read, row if whole else None)
-                    if not whole:
-                        row[:] = change.reshape(-1)[span.begin : span.end]
-                    if choice.norms and span.begin == 0:
-                        module.squares[read.place] = module.square(change)
+        taken = choice.room.take(sum(size_of(count, span, found[span.name].dtype) for span in spans))
+        values = laid(taken, count, {span: found[span.name].dtype for span in spans})
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is found where values are put in order
+            for read in cohort.parts(sorted({span.name for span in spans}), values=False):
+                module = found[read.name]
+                for span in spans:
+                    if span.name == read.name:
+                        row = values[span][read.place]
+                        whole = len(row) == len(module.result)
+                        change = module.change(read, row if whole else None)
+                        if not whole:
+                            row[:] = change.reshape(-1)[span.begin : span.end]
+                        if choice.norms and span.begin == 0:
+                            module.squares[read.place] = module.square(change)
         for span in spans:
-            found[span.name].result[span.begin : span.end] = choice.picked(values.pop(span))
+            try:
+                found[span.name].result[span.begin : span.end] = choice.picked(values.pop(span))
+            except NotFinite as error:
+                cohort.find_what_is_not_finite([span.name])
+                raise BadUpdate(f"{span.name}: {error}", fix="leave the update with the largest values out") from None
+        choice.room.give(taken)
     for name, module in found.items():
         yield Folded(name, [module.public.low_rank(module.result)], module.shape, module.rank, module.squares, 0.0)
 
@@ -165,14 +213,31 @@ def first_parts(cohort: Cohort, names: Sequence[str], choice: Choice) -> dict[st
     return found
 
 
-def apart(count: int, width: int, dtype: np.dtype[Any]) -> Array:
-    """Return an array (count, width) whose rows do not begin whole pages apart.
+def stride_of(span: Span, dtype: np.dtype[Any]) -> int:
+    """Return the bytes from one update's values to the next one's: an odd number of cache lines.
 
-    Modules are often a multiple of 1024 wide.  Rows that far apart share one place in the cache, and turning them into
-    columns took five times as long.
+    Rows an even number apart, as those of modules mostly are, share few places in the cache, and turning them into
+    columns takes half as long again; whole pages apart, five times as long.
     """
-    more = (APART - width * dtype.itemsize) % PAGE
-    return np.empty((count, width + (more // dtype.itemsize if more <= 2 * APART else 0)), dtype)[:, :width]
+    lines = -(-(span.end - span.begin) * dtype.itemsize // LINE)
+    return LINE * (lines + 1 - lines % 2)
+
+
+def size_of(count: int, span: Span, dtype: np.dtype[Any]) -> int:
+    """Return the bytes that the values of *count* updates take."""
+    return count * stride_of(span, dtype)
+
+
+def laid(taken: NDArray[np.uint8], count: int, dtypes: Mapping[Span, np.dtype[Any]]) -> dict[Span, Array]:
+    """Return an array (count, width) for every span, one after the other in the memory *taken*."""
+    values: dict[Span, Array] = {}
+    place = 0
+    for span, dtype in dtypes.items():
+        end = place + size_of(count, span, dtype)
+        rows = taken[place:end].view(dtype).reshape(count, -1)
+        values[span] = rows[:, : span.end - span.begin]
+        place = end
+    return values
 
 
 def grouped(found: Mapping[str, Coordinates], count: int) -> Iterator[list[Span]]:

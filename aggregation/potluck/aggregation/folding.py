@@ -11,11 +11,12 @@ from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Floats, LowRank, zero
 from potluck.aggregation.products import Mapper, norm_of
 from potluck.aggregation.rules.base import Fold, Module, Part, Rule
-from potluck.aggregation.sketch import ProductSketch
+from potluck.aggregation.sketch import ProductSketch, widths
 from potluck.aggregation.updates import same_factors
 
 RANK_FACTOR: Final = 4
 """Columns of the master for every column of the largest update, unless the pipeline says how many."""
+LEAVE: Final = "leave this update out"
 NORM_WIDTH: Final = 16
 """Width of the sketch that norms alone are estimated from: each module's to about 5 %, all together far closer."""
 
@@ -56,11 +57,16 @@ def folded(cohort: Cohort, names: Sequence[str], coefficients: Floats, plan: Pla
         for read in cohort.parts(names):
             ranks[read.name].append(read.trained.rank)
     runs: dict[str, Run] = {}
-    for read in cohort.parts(names):
+    mapped = plan.norms and not plan.exact  # then what is not finite shows in the norms' sketches
+    for read in cohort.parts(names, values=not mapped):
         if read.name not in runs:
             weights = tuple(float(c) for c in coefficients) if plan.rule.foresees else ()
             runs[read.name] = Run(read, plan, len(coefficients), tuple(ranks[read.name]), weights)
         run = runs[read.name]
+        run.look(read)
+        if mapped and not run.finite(read.place):
+            cohort.find_what_is_not_finite([read.name])
+            raise BadUpdate(f"{cohort.where(read.place)}: the norm of {read.name} overflows", fix=LEAVE)
         run.add(read, float(coefficients[read.place]))
         if read.place == len(coefficients) - 1:
             yield runs.pop(read.name).folded(1.0)
@@ -82,6 +88,7 @@ def folded_once(cohort: Cohort, plan: Plan) -> tuple[list[Folded], Floats]:
             read = cohort.part(place, update, name)
             if name not in runs:
                 runs[name] = Run(read, plan, 0, (), ())
+            runs[name].look(read)
             runs[name].add(read, raw[-1])
     total = total_of(raw)
     return [runs[name].folded(total) for name in sorted(runs)], np.array(raw) / total
@@ -98,7 +105,8 @@ class Run:
         self._plan = plan
         self._start = first.start
         self._squares = [0.0] * count
-        self._sketch = ProductSketch(0 if plan.exact or not plan.norms else count, seed=plan.seed, width=NORM_WIDTH)
+        norms = 0 if plan.exact or not plan.norms else count
+        self._sketch = ProductSketch(norms, seed=plan.seed, widths=widths(plan.rule.trains, NORM_WIDTH))
         self._mapper = Mapper(self._sketch)
         self._module = Module(
             name=name,
@@ -114,8 +122,8 @@ class Run:
         )
         self._fold: Fold = plan.rule.fold(self._module)
 
-    def add(self, read: Read, weight: float) -> None:
-        """Check one part and hand it to the fold."""
+    def look(self, read: Read) -> None:
+        """Check one part, and note its norm."""
         self._rank = max(self._rank, read.trained.rank)
         if not self._plan.rule.any_start and not same_factors(read.start, self._start):
             raise BadUpdate(
@@ -125,6 +133,13 @@ class Run:
             )
         if self._plan.norms:
             self._note_norm(read)
+
+    def finite(self, place: int) -> bool:
+        """Return whether the sketch of the part that was looked at is finite."""
+        return bool(np.isfinite(self._sketch.values[place]).all())
+
+    def add(self, read: Read, weight: float) -> None:
+        """Hand one part to the fold."""
         if weight:
             self._fold.add(Part(weight, read.trained, read.start))
 
@@ -140,11 +155,12 @@ class Run:
     def _note_norm(self, read: Read) -> None:
         """Note ‖Δ‖² of one part: exact, or sketched where sums are."""
         if not self._plan.exact:
-            self._mapper.add(read)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._mapper.add(read)
             return
         norm = norm_of(read)
         if not np.isfinite(norm):
-            raise BadUpdate(f"the norm of {read.name} overflows float64", fix="leave this update out")
+            raise BadUpdate(f"the norm of {read.name} overflows float64", fix=LEAVE)
         if read.place >= len(self._squares):
             self._squares.append(0.0)
         self._squares[read.place] = norm * norm

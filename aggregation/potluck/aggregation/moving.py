@@ -7,7 +7,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from potluck.aggregation.errors import BadUpdate
-from potluck.aggregation.lowrank import Array, Floats, LowRank, compress, zero
+from potluck.aggregation.lowrank import (
+    GRAM_TOLERANCE,
+    Array,
+    Floats,
+    LowRank,
+    compress,
+    nearly_factored,
+    shortened,
+    zero,
+)
 from potluck.aggregation.outer.base import AnyOuter, Elementwise, Moments
 from potluck.aggregation.report import Truncation
 
@@ -21,6 +30,8 @@ class Before(NamedTuple):
     master: LowRank | None
     momentum: LowRank | None
     moments: Moments | None
+    exact: bool = True
+    """Whether the terms to come are exact; sketched ones are not worth an exact decomposition."""
 
 
 class After(NamedTuple):
@@ -38,8 +49,8 @@ def moved(terms: Sequence[LowRank], before: Before, outer: AnyOuter, *, rank: in
         raise BadUpdate("an element-wise outer step has no basis to work in", fix="use a rule that trains one factor")
     present = [] if before.master is None else [before.master]
     step = outer(terms, [] if before.momentum is None else [before.momentum])
-    master, cost = cut([*present, *step.step, zero(shape)], rank)
-    momentum = cut([*step.momentum, zero(shape)], rank)[0] if step.momentum else None
+    master, cost = cut([*present, *step.step, zero(shape)], rank, exact=before.exact)
+    momentum = cut([*step.momentum, zero(shape)], rank, exact=before.exact)[0] if step.momentum else None
     return After(master, momentum, None, cost)
 
 
@@ -125,7 +136,11 @@ def rows_over(rows: Array, first: Array) -> Floats | None:
     return ratio if (off <= SAME_BASIS * np.linalg.norm(rows, axis=1)).all() else None
 
 
-def cut(terms: Sequence[LowRank], rank: int) -> tuple[LowRank, Truncation]:
+def cut(terms: Sequence[LowRank], rank: int, *, exact: bool = True) -> tuple[LowRank, Truncation]:
     """Return the sum of *terms* in at most *rank* columns, and what that cost."""
-    kept, discarded = compress(terms, rank=rank)
+    if exact:
+        kept, discarded = compress(terms, rank=rank)
+    else:
+        shape = terms[0].shape
+        kept, discarded = shortened(terms, shape, rank=rank, tolerance=GRAM_TOLERANCE, factor=nearly_factored)
     return kept, Truncation(math.hypot(kept.norm(), discarded), discarded)

@@ -9,7 +9,8 @@ import numpy as np
 from potluck.aggregation.cohort import Census, Cohort, Read
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Array, Floats, LowRank, gram_of
-from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches
+from potluck.aggregation.rules.base import Trains
+from potluck.aggregation.sketch import ProductSketch, gram_of_sketches, widths
 from potluck.aggregation.updates import Update, difference, same_factors
 
 MEASURED: Final = 8
@@ -65,8 +66,10 @@ def exact_products(cohort: Cohort, census: Census, mapped: Mapped, reference: Up
     return Products.of(checked(total, cohort), reference, error=0.0, sketched=False)
 
 
-def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference: Update | None = None) -> Products:
-    """Return an estimate of K from one pass that keeps p × p numbers of every update; see ProductSketch.
+def sketched_products(
+    cohort: Cohort, census: Census, mapped: Mapped, reference: Update | None = None, *, trains: Trains = "both"
+) -> Products:
+    """Return an estimate of K from one pass that keeps p × q numbers of every update; see ProductSketch.
 
     The first few updates' norms are computed exactly as well; the largest relative difference is the error.
     """
@@ -74,7 +77,7 @@ def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference:
     measured = min(MEASURED, count)
 
     def task(names: Sequence[str]) -> tuple[Floats, Floats]:
-        sketch, exact = ProductSketch(count, seed=census.facts.seed), np.zeros(measured)
+        sketch, exact = ProductSketch(count, seed=census.facts.seed, widths=widths(trains)), np.zeros(measured)
         mappers = {name: Mapper(sketch) for name in names}
         with np.errstate(over="ignore", invalid="ignore"):
             for read in with_reference(cohort, names, reference, count - 1, values=False):
@@ -83,7 +86,7 @@ def sketched_products(cohort: Cohort, census: Census, mapped: Mapped, reference:
                     exact[read.place] += norm_of(read) ** 2
         return sketch.values, exact
 
-    values, exact = np.zeros((count, WIDTH, WIDTH)), np.zeros(measured)
+    values, exact = np.zeros((count, *widths(trains))), np.zeros(measured)
     with np.errstate(over="ignore", invalid="ignore"):
         for more, norms in mapped(task, cohort.blocks(census)):
             values += more
@@ -139,6 +142,7 @@ class Mapper:
         self._maps: tuple[Array, Array] | None = None
         self._start: LowRank | None = None
         self._mapped_start: tuple[Array, Array] = (np.empty(0), np.empty(0))
+        self._room: tuple[Array, Array] | None = None
 
     def add(self, read: Read) -> None:
         """Add the sketch of one part."""
@@ -155,15 +159,17 @@ class Mapper:
         if self._start is None or not same_factors(start, self._start):
             self._start = start
             self._mapped_start = (left @ start.b, start.a @ right)
+        if self._room is None or self._room[0].shape != trained.b.shape:  # memory taken anew costs as much as its use
+            self._room = (np.empty(trained.b.shape, left.dtype), np.empty(trained.a.shape, right.dtype))
         start_b, start_a = self._mapped_start
         product = self._sketch.values[read.place]
         a = start_a
         if trained.a is not start.a:
-            moved = (trained.a - start.a) @ right
+            moved = np.subtract(trained.a, start.a, out=self._room[1]) @ right
             product += trained.scale * (start_b @ moved)
             a = start_a + moved
         if trained.b is not start.b:
-            product += trained.scale * ((left @ (trained.b - start.b)) @ a)
+            product += trained.scale * ((left @ np.subtract(trained.b, start.b, out=self._room[0])) @ a)
 
 
 def norms_of(gram: Floats) -> Floats:

@@ -7,24 +7,30 @@ from a seed that anybody can redo; nobody can aim at them, since the seed is mad
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, final
 
 import numpy as np
 
-from potluck.aggregation.lowrank import Array, Floats, LowRank, zero
+from potluck.aggregation.lowrank import Array, Floats, LowRank, nearly_factored, zero
+from potluck.aggregation.rules.base import Trains
 
 WIDTH: Final = 64
-"""p of ProductSketch: the relative error of an inner product is about √2 / p where many directions take part."""
+"""√(p·q) of ProductSketch: an inner product is off by √2 of its inverse where many directions take part."""
 OVERSAMPLING: Final = 16
 """Columns of a RangeFinder beyond the rank that it has to resolve."""
+SPARSE: Final = 8
+"""Coordinates for every column from which on a first look is sparse."""
+RANGE_TOLERANCE: Final = 1e-5
+"""Directions of a RangeFinder that are shorter beside the longest are not worth finding."""
 PROBES: Final = 8
 """Rows of the map that measures what a RangeFinder drops."""
 
 
 @final
 class ProductSketch:
-    """n sums over modules of Ω_L·Δ·Ω_R, (n, p, p), for Gaussian Ω of variance 1 / p, independent for every module.
+    """n sums over modules of Ω_L·Δ·Ω_R, (n, p, q), for Gaussian Ω of variance 1 / p and 1 / q, other for every module.
 
     ⟨Sᵢ, Sⱼ⟩ is an unbiased estimate of ⟨Δᵢ, Δⱼ⟩: E[Ω_LᵀΩ_L] = E[Ω_RΩ_Rᵀ] = 1, and parts of different modules are
     orthogonal in the mean.
@@ -33,17 +39,26 @@ class ProductSketch:
     Woodruff 2014, §2, arXiv:1411.4357.
     """
 
-    def __init__(self, count: int, *, seed: int, width: int = WIDTH) -> None:
-        self.values: Floats = np.zeros((count, width, width))
+    def __init__(self, count: int, *, seed: int, widths: tuple[int, int] = (WIDTH, WIDTH)) -> None:
+        self.values: Floats = np.zeros((count, *widths))
         self._seed = seed
-        self._width = width
+        self._widths = widths
 
     def maps(self, name: str, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> tuple[Array, Array]:
-        """Return (Ω_L (p, d), Ω_R (k, p)) of one module."""
-        scale = self._width**-0.5
-        left = drawn(self._seed, f"{name}/left", (self._width, shape[0]), dtype)
-        right = drawn(self._seed, f"{name}/right", (shape[1], self._width), dtype)
-        return left * dtype.type(scale), right * dtype.type(scale)
+        """Return (Ω_L (p, d), Ω_R (k, q)) of one module."""
+        p, q = self._widths
+        left = drawn(self._seed, f"{name}/left", (p, shape[0]), dtype)
+        right = drawn(self._seed, f"{name}/right", (shape[1], q), dtype)
+        return left * dtype.type(p**-0.5), right * dtype.type(q**-0.5)
+
+
+def widths(trains: Trains, width: int = WIDTH) -> tuple[int, int]:
+    """Return (p, q) of a ProductSketch with p·q = width² numbers for updates that train *trains*.
+
+    A public factor is mapped once for all updates, so a wide map of its side is nearly free.  Where the other side's
+    is half as wide for it, the pass costs half, and inner products of updates of 32 columns vary a tenth more.
+    """
+    return {"b": (width // 2, 2 * width), "a": (2 * width, width // 2)}.get(trains, (width, width))
 
 
 def gram_of_sketches(values: Floats) -> Floats:
@@ -62,7 +77,8 @@ class RangeFinder:
     from both sides brings the error within some 5 to 25 % of the best one of that rank where singular values hardly
     fall off, and far closer where they do; a single look through two maps of A leaves 100 % or more.  The kept part
     is merged with the next.  Eight rows Θ·(A − QQᵀA), of a map that took no part in finding Q, measure what each
-    merge dropped: ‖Θ·E‖² / 8 estimates ‖E‖² without bias.
+    merge dropped: ‖Θ·E‖² / 8 estimates ‖E‖² without bias.  Ω is sparse where that pays, see first_look: the
+    second look makes up for what a sparse first one misses.
 
     Source: Halko, Martinsson and Tropp 2011, Algorithm 4.4, arXiv:0909.4061; the measure is §6.1 of Tropp, Yurtsever,
     Udell and Cevher 2019, arXiv:1902.08651, whose single look (2017, arXiv:1609.00048) this replaces.
@@ -82,12 +98,13 @@ class RangeFinder:
         if self._kept is not None:
             parts.append((self._kept.b.astype(b.dtype), self._kept.a.astype(a.dtype)))
         columns = min(self._columns, sum(right.shape[0] for _, right in parts))
-        omega = drawn(self._seed, f"range{len(self.dropped)}", (b.shape[0], columns), b.dtype)
-        p = orthonormal(summed([right.T @ (left.T @ omega) for left, right in parts]))
-        q = orthonormal(summed([left @ (right @ p) for left, right in parts]))
-        core = summed([(q.T @ left) @ right for left, right in parts])
+        look = first_look(self._seed, f"range{len(self.dropped)}", (b.shape[0], columns), b.dtype)
         theta = drawn(self._seed, f"probe{len(self.dropped)}", (PROBES, b.shape[0]), b.dtype)
-        missed = summed([(theta @ left) @ right for left, right in parts]) - (theta @ q) @ core
+        p = orthonormal(summed([right.T @ look(left.T) for left, right in parts]))
+        q = orthonormal(summed([left @ (right @ p) for left, right in parts]))
+        looks = np.concatenate([q.T, theta])  # one pass for both
+        seen = summed([(looks @ left) @ right for left, right in parts])
+        core, missed = seen[:-PROBES], seen[-PROBES:] - (theta @ q) @ seen[:-PROBES]
         self.dropped.append(float(np.linalg.norm(missed.astype(np.float64)) / np.sqrt(PROBES)))
         self._kept = LowRank(q, core)
 
@@ -104,10 +121,46 @@ def summed(arrays: Sequence[Array]) -> Array:
     return total
 
 
+def first_look(seed: int, role: str, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> Callable[[Array], Array]:
+    """Return rows (C, d) ↦ rows·Ω (C, p) for one map of *shape* (d, p): Gaussian, or sparse from d = SPARSE·p on.
+
+    A sparse map costs an eighth; one of few coordinates might have two columns alike.
+    """
+    if shape[0] < SPARSE * shape[1]:
+        omega = drawn(seed, role, shape, dtype)
+        return lambda rows: rows @ omega
+    signs = np.sign(drawn(seed, role, (2, shape[0]), dtype))
+    return partial(scattered, columns=shape[1], signs=signs)
+
+
+def scattered(rows: Array, columns: int, signs: Array) -> Array:
+    """Return *rows* (C, d) times a sparse map (d, p) with two entries ± 1 in every row, (C, p), for p ≤ d.
+
+    Coordinate i goes, with the *signs* (2, d), into the column of its place in p runs of neighbours, and into that of
+    its place in runs of p: no two share both, so what lies in a few rows only is spread out all the same.
+
+    Source: sparse sign maps, Martinsson and Tropp 2020, §9.2, arXiv:2002.01387, with public instead of random places.
+    """
+    run = rows.shape[1] // columns
+    whole = run * columns
+    blocks, strides = rows[:, :whole].reshape(-1, columns, run), rows[:, :whole].reshape(-1, run, columns)
+    result: Array = np.einsum("cps,ps->cp", blocks, signs[0, :whole].reshape(columns, run))
+    result += np.einsum("csp,sp->cp", strides, signs[1, :whole].reshape(run, columns))
+    result[:, : rows.shape[1] - whole] += rows[:, whole:] * signs[0, whole:]
+    return result
+
+
 def orthonormal(columns: Array) -> Array:
-    """Return an orthonormal basis of the range of *columns* (d, p): (d, p)."""
-    basis: Array = np.linalg.qr(columns)[0]
-    return basis
+    """Return an orthonormal basis of the range of *columns* (d, p), (d, q) with q ≤ p, by its Gram matrix in float64.
+
+    Directions below RANGE_TOLERANCE of the longest are left out; a QR decomposition would keep them, at several times
+    the cost.
+
+    Raises:
+        BadTensor: a value is not finite.
+    """
+    basis, _ = nearly_factored(columns, RANGE_TOLERANCE)
+    return basis.astype(columns.dtype, copy=False)
 
 
 def drawn(seed: int, role: str, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> Array:

@@ -115,6 +115,7 @@ class SharedStart:
         self._b: Array = np.empty((0, d), self._dtype)
         self._a: Array = np.empty((0, k), self._dtype)
         self._weights: list[float] = []
+        self._start_b = np.ascontiguousarray(start.b.T)
         self._sum_b: Floats = np.zeros((self._rank, d))
         self._sum_a: Floats = np.zeros((self._rank, k))
 
@@ -137,7 +138,7 @@ class SharedStart:
         place = len(self._weights) * self._rank
         rows = slice(place, place + self._rank)
         if self._start.rank:
-            np.subtract(trained.b.T, self._start.b.T, out=self._b[rows], dtype=self._dtype)
+            np.subtract(trained.b.T, self._start_b, out=self._b[rows], dtype=self._dtype)
             np.subtract(trained.a, self._start.a, out=self._a[rows], dtype=self._dtype)
         else:
             self._b[rows] = trained.b.T
@@ -155,10 +156,11 @@ class SharedStart:
             self._sum_a += each @ a
         self._weights.clear()
         self._b, self._a = self._b[:0].copy(), self._a[:0].copy()  # what was returned is not written to again
+        b *= np.repeat(weights, self._rank).astype(self._dtype)[:, None]
+        if b[:, 0].all() and a[:, 0].all():  # the usual case: nothing to look for
+            return LowRank(b.T, a)
         used = b.any(axis=1) & a.any(axis=1)
-        b, a = (b, a) if used.all() else (b[used], a[used])
-        b *= np.repeat(weights, self._rank).astype(self._dtype)[used, None]
-        return LowRank(b.T, a)
+        return LowRank(b[used].T, a[used])
 
     def linear(self) -> Sequence[LowRank]:
         """Return b̄·A₀ and B₀·ā, of the weighted sums of what was flushed."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from potluck.aggregation.cohort import Census, Cohort
 from potluck.aggregation.products import Mapped, Products, exact_products, sketched_products
+from potluck.aggregation.rules.base import Trains
 from potluck.aggregation.screening import Finding, Weighed, screen
 from potluck.aggregation.updates import Update
 from potluck.aggregation.weights.ballot import Ballot, Step
@@ -23,6 +24,8 @@ class Wanted:
     screened: bool
     reference: Update | None
     mapped: Mapped
+    trains: Trains = "both"
+    """What the rule's clients train: a sketch looks closer at the side that is not public."""
 
 
 class Weighing(NamedTuple):
@@ -40,8 +43,10 @@ def weighed(cohort: Cohort, census: Census, wanted: Wanted) -> Weighing:
     """Return the ballot after all steps, and what screening found where there are inner products to screen by."""
     products = None
     if wanted.screened or wanted.reference is not None or any(step.reads_gram for step in wanted.steps):
-        get = exact_products if wanted.exact else sketched_products
-        products = get(cohort, census, wanted.mapped, wanted.reference)
+        if wanted.exact:
+            products = exact_products(cohort, census, wanted.mapped, wanted.reference)
+        else:
+            products = sketched_products(cohort, census, wanted.mapped, wanted.reference, trains=wanted.trains)
     ballot = first_ballot(census, products)
     history = []
     for step in wanted.steps:

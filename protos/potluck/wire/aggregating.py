@@ -151,7 +151,7 @@ def dry_run(stages: Stages, examples: Sequence[int], f: int) -> None:
     for step in stages.steps:
         ballot = step.cast(ballot)
     if isinstance(stages.rule, Coordinatewise):
-        stages.rule.pick(np.ascontiguousarray((ballot.mix[ballot.weights != 0] @ moved).T), f)
+        stages.rule.pick(np.sort((ballot.mix[ballot.weights != 0] @ moved).T, axis=1), f)
 
 
 def made_up(n: int) -> Floats:

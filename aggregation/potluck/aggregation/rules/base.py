@@ -89,8 +89,8 @@ class Coordinatewise(Protocol):
     needs: ClassVar[str]
     """A weight stage that selects before this rule looks at coordinates, or "" if it takes all updates."""
 
-    def pick(self, values: Array, f: int) -> Floats:
-        """Return (p,), one value for each row of *values* (p, n), which may be overwritten; f of the n are hostile.
+    def pick(self, ordered: Array, f: int) -> Floats:
+        """Return (p,), one value for each row of *ordered* (p, n), whose rows ascend; f of the n are hostile.
 
         Raises:
             BadUpdate: n and f do not fit the rule; the message has the numbers.

@@ -109,16 +109,21 @@ class LinearFold:
         self._factor = factor
         self._first: Public | None = None
         self._sum: Floats = np.zeros(0)
+        self._room: Floats | None = None
 
     def add(self, part: Part) -> None:
         factor = self._factor or moved_factor(part.trained, part.start)
         if factor is None:
             return  # it trained neither factor, so it fits either parity and adds nothing
-        public = public_part(part.trained, part.start, where=self._name, factor=factor)
+        unit = part.trained.scale if self._first is None else self._first.unit
+        size = (part.trained.b if factor == "b" else part.trained.a).shape
+        room = self._room if self._room is not None and self._room.shape == size else None
+        public = public_part(part.trained, part.start, where=self._name, factor=factor, out=room, unit=unit)
         if self._first is None:
-            self._first, self._sum = public, np.zeros(public.change.shape)
+            self._first, self._sum, self._room = public, np.zeros(public.change.shape), np.empty(public.change.shape)
         same_basis(self._name, self._first, public)
-        self._sum += part.weight * public.change
+        public.change[...] *= part.weight
+        self._sum += public.change
 
     def combined(self, total: float) -> Sequence[LowRank]:
         return [] if self._first is None else [self._first.low_rank(self._sum / total)]

@@ -25,15 +25,18 @@ class Public:
     frozen: Array
     """The public other one: A (r, k) where B was trained, B (d, r) where A was."""
     change: Array
-    """s·B − s₀·B₀ (d, r), or s·A − s₀·A₀ (r, k): the scale goes with the trained factor."""
+    """(s·B − s₀·B₀) / unit (d, r), or (s·A − s₀·A₀) / unit (r, k): the scale goes with the trained factor."""
+    unit: float = 1.0
+    """What the change is counted in; a round counts in its first scale, so that no entry has to be multiplied."""
 
     def low_rank(self, change: Array) -> LowRank:
         """Return *change*, entries of the trained factor in any shape of that size, as a matrix in this basis."""
         trained = change.reshape(self.change.shape)
-        return LowRank(trained, self.frozen) if self.factor == "b" else LowRank(self.frozen, trained)
+        b, a = (trained, self.frozen) if self.factor == "b" else (self.frozen, trained)
+        return LowRank(b, a, self.unit)
 
 
-def public_part(
+def public_part(  # noqa: PLR0913 - two mappings, and four that have a default
     trained: LowRank,
     start: LowRank,
     *,
@@ -41,6 +44,7 @@ def public_part(
     factor: TrainedFactor | None = None,
     dtype: DTypeLike = np.float64,
     out: Array | None = None,
+    unit: float = 1.0,
 ) -> Public:
     """Return one update's part in the coordinates of the factor it trained, computed in *dtype*, in *out* if given.
 
@@ -67,12 +71,12 @@ def public_part(
         )
     if trained.scale == begun.scale:
         change = np.subtract(mine, base, dtype=dtype, out=out)
-        if trained.scale != 1:
-            change *= change.dtype.type(trained.scale)
+        if trained.scale != unit:
+            change *= change.dtype.type(trained.scale / unit)
     else:
-        change = np.multiply(mine, trained.scale, dtype=dtype, out=out)
-        change -= np.multiply(base, begun.scale, dtype=dtype)
-    return Public(chosen, frozen, change)
+        change = np.multiply(mine, trained.scale / unit, dtype=dtype, out=out)
+        change -= np.multiply(base, begun.scale / unit, dtype=dtype)
+    return Public(chosen, frozen, change, unit)
 
 
 def moved_factor(trained: LowRank, start: LowRank) -> TrainedFactor | None:
