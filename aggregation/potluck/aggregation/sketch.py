@@ -18,7 +18,7 @@ from potluck.aggregation.rules.base import Trains
 
 WIDTH: Final = 64
 """√(p·q) of ProductSketch: an inner product is off by √2 of its inverse where many directions take part."""
-OVERSAMPLING: Final = 16
+OVERSAMPLING: Final = 8
 """Columns of a RangeFinder beyond the rank that it has to resolve."""
 SPARSE: Final = 8
 """Coordinates for every column from which on a first look is sparse."""
