@@ -1,0 +1,55 @@
+"""Numbers for people: as the report, its pictures and the comparison write them."""
+
+import math
+from typing import Final
+
+NONE: Final = "\N{EN DASH}"
+"""In the place of a number that there is not."""
+_SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_COUNTS: Final = ("", " k", " M", " G", " T")
+_STEP: Final = 1000.0
+_LARGE: Final = 100.0
+_DAY_H: Final = 48.0
+
+
+def size(count: float) -> str:
+    """Return a number of bytes: 18,400,000 is "18.4 MB"."""
+    return _scaled(count, _SIZES, " ")
+
+
+def count(number: float) -> str:
+    """Return how many there are: 18,400,000 is "18.4 M", and up to 9,999 is written out."""
+    if math.isfinite(number) and abs(number) < 10 * _STEP:
+        return f"{number:,.0f}"
+    return _scaled(number, _COUNTS, "")
+
+
+def span(hours: float) -> str:
+    """Return simulated time: 0.25 is "15 min", 30 is "30.0 h", 72 is "3.0 days"."""
+    if math.isnan(hours):
+        return NONE
+    if hours < 1:
+        return f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"
+    return f"{hours:.1f} h" if hours < _DAY_H else f"{hours / 24:.1f} days"
+
+
+def loss(nats: float) -> str:
+    """Return a loss in nats per token, to three places."""
+    return NONE if math.isnan(nats) else f"{nats:.3f}"
+
+
+def percent(share: float, *, signed: bool = False) -> str:
+    """Return a share of one in per cent: 0.125 is "12.5 %"."""
+    if math.isnan(share):
+        return NONE
+    return f"{100 * share:{'+' if signed else ''}.1f} %"
+
+
+def _scaled(number: float, units: tuple[str, ...], gap: str) -> str:
+    if not math.isfinite(number):
+        return NONE
+    step = 0
+    while abs(number) >= _STEP and step < len(units) - 1:
+        number, step = number / _STEP, step + 1
+    digits = 0 if step == 0 or abs(number) >= _LARGE else 1
+    return f"{number:.{digits}f}{gap}{units[step]}"
