@@ -137,7 +137,7 @@ class Intake:
         try:
             message = open_update(data, plan.manifest(lease.version))
             plan.recipe.codec.check(message.facts)
-            _check_values(message)
+            check_values(message)
         except BadTensor as error:
             return detail(error)
         return None
@@ -182,7 +182,7 @@ class Intake:
         )
 
 
-def _check_values(message: Opened) -> None:
+def check_values(message: Opened) -> None:
     """Read every tensor, one at a time.  Raises BadTensor for one that is damaged or changed more than any can."""
     for name in message.shapes:
         largest = float(abs(message.tensor(name)).max(initial=0.0))

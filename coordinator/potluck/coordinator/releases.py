@@ -67,18 +67,28 @@ def _fill(site: Site, version: Version, folder: Path) -> None:
     """Write all files of a release into an empty *folder*."""
     recipe = site.plan.recipe
     adapter = published(site.folders.blobs.read(version.adapter_digest))
-    rank = max(1, *(term.rank for term in adapter.values()))
-    facts = _facts(site, version, rank)
+    facts = _facts(site, version, rank_of(adapter))
+    for name, data in peft_files(recipe, adapter).items():
+        (folder / name).write_bytes(data)
+    (folder / "README.md").write_text(model_card(recipe, version, facts), "utf-8")
+    sign_release(folder, site.keys.signing, facts)
+
+
+def peft_files(recipe: Recipe, adapter: Mapping[str, LowRank]) -> dict[str, bytes]:
+    """Return the files that make *adapter* a PEFT folder, by their names."""
+    rank = rank_of(adapter)
     tensors = {
         f"{PREFIX}{name}.{factor}.weight": value
         for name, term in adapter.items()
         for factor, value in _padded(term, rank).items()
     }
-    (folder / "adapter_model.safetensors").write_bytes(encode(tensors, "fp32"))
-    config = adapter_config(recipe, sorted(adapter), rank)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    (folder / "README.md").write_text(model_card(recipe, version, facts), "utf-8")
-    sign_release(folder, site.keys.signing, facts)
+    config = json.dumps(adapter_config(recipe, sorted(adapter), rank), indent=2, sort_keys=True)
+    return {"adapter_model.safetensors": encode(tensors, "fp32"), "adapter_config.json": f"{config}\n".encode()}
+
+
+def rank_of(adapter: Mapping[str, LowRank]) -> int:
+    """Return the one rank that PEFT is told of."""
+    return max(1, *(term.rank for term in adapter.values()))
 
 
 def adapter_config(recipe: Recipe, modules: list[str], rank: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Final, final
 
 from flwr.app import Message, MetricRecord
 
-from potluck.aggregation.combine import Aggregated
 from potluck.aggregation.errors import BadUpdate
+from potluck.aggregation.report import Report
 from potluck.simulations.flower.replies import SCALE, STEPS, number, only
 
 MOST_METRICS: Final = 256
@@ -49,16 +49,16 @@ class Means:
 
 
 def report_of(
-    result: Aggregated | None, nodes: Sequence[int], left_out: Sequence[int], capped: Sequence[int]
+    report: Report | None, nodes: Sequence[int], left_out: Sequence[int], capped: Sequence[int]
 ) -> dict[str, int | float | list[int] | list[float]]:
-    """Return a round's report as Flower metrics; without a *result* the round was refused.
+    """Return a round's report as Flower metrics; without a *report* the round was refused.
 
     potluck-updates, potluck-left-out and potluck-capped count replies, and the same with -nodes names whose they were.
     potluck-weights and potluck-norms go with potluck-nodes.  potluck-truncation is the relative error of the cut to
     the master's rank; potluck-sketch that of sums and inner products, 0 where they were exact.
     """
     counts: dict[str, int | float | list[int] | list[float]] = {
-        "potluck-refused": int(result is None),
+        "potluck-refused": int(report is None),
         "potluck-updates": len(nodes),
         "potluck-nodes": list(nodes),
         "potluck-left-out": len(left_out),
@@ -66,9 +66,8 @@ def report_of(
         "potluck-capped": len(capped),
         "potluck-capped-nodes": list(capped),
     }
-    if result is None:
+    if report is None:
         return counts
-    report = result.report
     return counts | {
         "potluck-weights": list(report.weights),
         "potluck-norms": list(report.norms),

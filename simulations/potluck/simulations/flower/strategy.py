@@ -172,7 +172,8 @@ class PotluckStrategy(Strategy):
             result = None
         self.left_out = tuple(taken.left_out)
         nodes = [left.node for left in taken.left_out]
-        return record, MetricRecord({**taken.means.values(), **report_of(result, taken.nodes, nodes, taken.capped)})
+        report = report_of(result.report if result else None, taken.nodes, nodes, taken.capped)
+        return record, MetricRecord({**taken.means.values(), **report})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
