@@ -28,6 +28,7 @@ RunFolder = Annotated[
     Path | None, typer.Option("--folder", help="The coordinator's folder; found by itself where there is one here.")
 ]
 OPERATOR, VOLUNTEER, ANYBODY = "Host a run", "Take part", "Use what came out"
+RESEARCHER = "Try a recipe first"
 
 
 @app.command(rich_help_panel=ANYBODY)
@@ -275,6 +276,29 @@ def verify(
     from potluck.cli.verifying import run_verify
 
     run_verify(path, coordinator, as_json=as_json)
+
+
+@app.command(rich_help_panel=RESEARCHER)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs, two or more.", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="Where compare.html and compare.png go.")] = Path("potluck-compare"),
+    target: Annotated[
+        float | None, typer.Option(min=0, help="Held-out loss to reach; by default the lowest that every run reached.")
+    ] = None,
+    budget_bytes: Annotated[float | None, typer.Option("--bytes", min=0, help="Budget: bytes up and down.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="Budget: simulated hours.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=0, help="Budget: tokens learned from.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Put simulated runs side by side: quality under a budget, cost to a target, robustness."""
+    with needs("simulations"):
+        from potluck.cli.comparing import run_compare
+        from potluck.simulations.reports.comparison import Asked
+
+        given = {"bytes": budget_bytes, "hours": hours, "tokens": tokens}
+        asked = Asked({name: value for name, value in given.items() if value is not None}, target)
+        run_compare(runs, asked, to, as_json=as_json)
 
 
 def main() -> None:

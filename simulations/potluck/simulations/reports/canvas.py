@@ -75,8 +75,15 @@ def figure(paint: Paint, *, rows: int = 1, columns: int = 1, size: tuple[float, 
 def legend(axes: Any, paint: Paint) -> None:  # noqa: ANN401 - an Axes
     """Add the legend above *axes*, where it covers nothing, in the colour of text."""
     entries = len(axes.get_legend_handles_labels()[1])
-    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    axes.legend(labelcolor=paint.second_ink, frameon=False, fontsize=8.5, ncols=entries, columnspacing=1.2, **above)
+    where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(labelcolor=paint.second_ink, frameon=False, fontsize=8.5, ncols=entries, columnspacing=1.2, **where)
+
+
+def above(drawn: Any, axes: Any, paint: Paint) -> None:  # noqa: ANN401 - a Figure and one of its Axes
+    """Add the legend of *axes* above the whole picture, four entries a line."""
+    handles, labels = axes.get_legend_handles_labels()
+    look = {"labelcolor": paint.second_ink, "frameon": False, "fontsize": 8.5}
+    drawn.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)), **look)
 
 
 def title(axes: Any, text: str, paint: Paint) -> None:  # noqa: ANN401 - an Axes
