@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import ByT5Tokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from potluck.aggregation import broadcast, encode, to_tensors
 from potluck.client.lessons import Lesson, Term
@@ -16,11 +18,13 @@ from potluck.client.training.bases import Base
 from potluck.client.training.completing import completed
 from potluck.client.training.errors import TrainingDiverged
 from potluck.client.training.together.batched import BatchedEngine
+from potluck.client.training.together.llama import GATED, LINEAR
 from potluck.client.training.together.sequential import SequentialEngine
 from potluck.client.work import Trained
 from potluck.wire.recipe import Recipe
 from tiny import random_adapter
 
+LINES = (*LINEAR, *GATED)
 SEED = 11
 WORDS = ("cat", "dog", "hen", "fox", "cow", "ant", "owl")
 SETTINGS = {
@@ -58,6 +62,25 @@ def texts(folder: Path) -> tuple[Path, ...]:
     files.append(folder / "pairs.jsonl")
     files[-1].write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
     return tuple(files)
+
+
+def neox(target: Path) -> Path:
+    """Write a model that is no Llama, with the tokenizer of tiny_base, and return its folder."""
+    torch.manual_seed(0)
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
 
 
 def changed(recipe: Recipe, **tables: dict[str, object]) -> Recipe:
@@ -147,6 +170,33 @@ def test_what_a_recipe_asks_of_training_holds_for_each_client(town: Town, traini
     assert furthest(batched.train(here, lessons(town)), sequential.train(here, lessons(town))) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [("gate_proj", "up_proj", "down_proj"), ("v_proj",), tuple(name.rsplit(".")[-1] for name in LINES)],
+    ids=str,
+)
+def test_any_module_may_carry_an_adapter(town: Town, targets: tuple[str, ...]):
+    bare = changed(town.recipe, adapter={"targets": targets}, model={"modules": {}})
+    here = term(completed(bare, town.cache))
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    assert furthest(batched.train(here, lessons(town)), sequential.train(here, lessons(town))) < 1e-6
+
+
+def test_another_architecture_is_trained_through_hooks(town: Town, tmp_path: Path):
+    """One matrix for queries, keys and values, attention beside the feed-forward, and a head of its own."""
+    base = neox(tmp_path / "neox")
+    written = {"model": {"base": str(base)}, "adapter": SETTINGS["adapter"] | {"targets": ["query_key_value", "dense"]}}
+    here = term(completed(Recipe.parse(json.dumps(SETTINGS | written)), town.cache))
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    found, expected = batched.train(here, lessons(town)), sequential.train(here, lessons(town))
+
+    assert furthest(found, expected) < 1e-6
+    for one, other in zip(found, expected, strict=True):
+        assert (one.loss_before, one.loss_after) == pytest.approx((other.loss_before, other.loss_after), rel=1e-6)
+
+
 def test_the_first_version_starts_at_the_base(town: Town):
     here = Term(town.recipe, 0, SEED, b"")
     batched, sequential = engines(town, "float64", at_once=6)
@@ -166,10 +216,11 @@ def test_who_shares_a_batch_changes_rounding_alone(town: Town):
     assert furthest(all_at_once.train(here, lessons(town)), expected) < 1e-3
 
 
-def test_the_same_lessons_give_the_same_bits(town: Town):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_lessons_give_the_same_bits(town: Town, dtype: str):
     """Also from an engine that has trained others before, and from a new one."""
     here = term(town.recipe)
-    first, second = (BatchedEngine(town.cache) for _ in range(2))
+    first, second = (BatchedEngine(town.cache, dtype=dtype) for _ in range(2))
     expected = first.train(here, lessons(town))
     first.train(here, lessons(town)[::-1])
 
@@ -178,6 +229,18 @@ def test_the_same_lessons_give_the_same_bits(town: Town):
     for one, two, three in zip(expected, again, other, strict=True):
         assert {n: v.tobytes() for n, v in one.deltas.items()} == {n: v.tobytes() for n, v in two.deltas.items()}
         assert {n: v.tobytes() for n, v in one.deltas.items()} == {n: v.tobytes() for n, v in three.deltas.items()}
+
+
+def test_a_base_in_bfloat16_teaches_as_much(town: Town):
+    """Its rounding is coarse: every client ends elsewhere in the digits, and as wise."""
+    here = term(town.recipe)
+    batched, sequential = engines(town, "bfloat16", at_once=6)
+
+    found, expected = batched.train(here, lessons(town)), sequential.train(here, lessons(town))
+
+    assert furthest(found, expected) < 0.1
+    for one, other in zip(found, expected, strict=True):
+        assert (one.loss_before, one.loss_after) == pytest.approx((other.loss_before, other.loss_after), rel=0.02)
 
 
 def test_losses_of_the_shared_adapter_are_those_of_the_mounted_model(town: Town):

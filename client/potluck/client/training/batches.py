@@ -166,7 +166,7 @@ def make(samples: Sequence[Sample], tokenizer: Any, *, max_tokens: int, rows: in
 
 def _stream(samples: Sequence[Tokens], max_tokens: int, *, rest: bool) -> list[list[Tokens]]:
     """Lay *samples* end to end and cut them into rows; the last row is dropped if it is short and not alone."""
-    ids = [token for sample in samples for token in sample.ids]
+    ids = list(chain.from_iterable(sample.ids for sample in samples))
     pieces = [tuple(ids[i : i + max_tokens]) for i in range(0, len(ids), max_tokens)]
     whole = [piece for piece in pieces if rest or len(piece) == max_tokens] or pieces
     return [[Tokens(piece, (True,) * len(piece))] for piece in whole]
