@@ -49,7 +49,10 @@ def test_the_two_calls_agree(pattern, person: int, at_s: float):
     assert opens >= at_s
     if opens == at_s:
         assert closes > at_s
-        assert pattern.next_online_s(person, (at_s + min(closes, at_s + DAY_S)) / 2) < closes
+        for share in (0.05, 0.5, 0.95):
+            between = at_s + share * (min(closes, at_s + 400 * DAY_S) - at_s)
+            assert pattern.next_online_s(person, between) == between
+            assert pattern.offline_after_s(person, between) == closes
         if closes < NEVER:
             assert pattern.next_online_s(person, closes) > closes
     else:
@@ -152,13 +155,13 @@ def test_patterns_that_never_meet_mean_never():
 
 
 def test_a_trace_is_played_again_after_its_length(tmp_path: Path):
-    """Touching spans are one, also over the seam: the last hour of a lap and the first of the next."""
+    """Spans that touch or overlap are one, also over the seam: the last hour of a lap and the first of the next."""
     path = tmp_path / "trace.csv"
-    path.write_text("person,from_h,to_h\na,0,1\na,10,11\na,11,12\na,23,24\n", "utf-8")
+    path.write_text("person,from_h,to_h\na,0,1\na,10,12\na,10.5,11\na,12,13\na,23,24\n", "utf-8")
     pattern = traced(Trace(path=str(path), repeats_h=24.0), 0)
 
     hours = [(opens / HOUR_S, closes / HOUR_S) for opens, closes in spans(pattern, 7, 40 * HOUR_S)]
-    assert hours == [(0, 1), (10, 12), (23, 25), (34, 36)]
+    assert hours == [(0, 1), (10, 13), (23, 25), (34, 37)]
 
 
 def test_every_person_of_a_trace_is_played_about_as_often(tmp_path: Path):
