@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from potluck.simulations.reports.runs import Run
 from potluck.simulations.reports.tables import CLIENTS, ROUNDS, UPDATES, write_rows
 from potluck.simulations.rows import ClientRow, RoundRow, UpdateRow
 from potluck.wire.recipe import Recipe
@@ -73,6 +74,29 @@ def write_run(folder: Path, made: MadeUp = MadeUp()) -> Path:
 def loss_at(made: MadeUp, number: int) -> float:
     """Return the loss after so many rounds."""
     return 3.0 - (made.gain - made.harm) * (1 - math.exp(-number / 4))
+
+
+def client_row(name: str, **values: Any) -> ClientRow:
+    """Return a client with *values*, and plain ones for the rest."""
+    plain = {"device": "laptop", "rank": 8, "examples": 5, "bytes_of_text": 100, "hostile": False, "leases": 1}
+    return ClientRow(client=name, **plain | {"counted": 1, "loss_base": math.nan, "loss": math.nan} | values)
+
+
+def update_row(name: str, share: float, weight: float, **values: Any) -> UpdateRow:
+    """Return a combined update with *values*, and nothing for the rest."""
+    plain = {field.name: field.type() for field in fields(UpdateRow)}
+    return UpdateRow(**plain | {"client": name, "outcome": "counted", "share": share, "weight": weight} | values)
+
+
+def round_row(number: int, loss: float, **values: Any) -> RoundRow:
+    """Return a round with *values*, and nothing for the rest."""
+    plain = {field.name: field.type() for field in fields(RoundRow)}
+    return RoundRow(**plain | {"round": number, "loss": loss, "loss_worst_decile": loss} | values)
+
+
+def run_of(rounds=(), updates=(), clients=(), made: MadeUp = MadeUp()) -> Run:
+    """Return a run of these rows, of a recipe as *made* has it."""
+    return Run(Path("run"), recipe_of(made), {}, tuple(rounds), tuple(updates), tuple(clients))
 
 
 def _clients(made: MadeUp) -> list[ClientRow]:

@@ -12,7 +12,7 @@ from potluck.simulations.reports import page
 from potluck.simulations.reports.canvas import LIGHT, OF_PAGE, Paint, above, figure, to_png, to_svg
 from potluck.simulations.reports.comparison import Comparison
 from potluck.simulations.reports.protocols import COSTS, trajectory
-from potluck.simulations.reports.words import NONE, count, loss, percent, size, span
+from potluck.simulations.reports.words import NONE, brief, count, loss, percent, size, span
 
 PAGE: Final = "compare.html"
 PICTURE: Final = "compare.png"
@@ -52,7 +52,8 @@ def draw(comparison: Comparison, paint: Paint) -> Any:  # noqa: ANN401 - a Figur
         if not math.isnan(comparison.target):
             axes.axhline(comparison.target, color=paint.second_ink, linewidth=1, linestyle=(0, (4, 3)), label="target")
         axes.set(xlabel=named.title)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, named=named: named.written(value)))
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, named=named: brief(named.written(value))))
         axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set(ylabel="held-out loss, nats per token")
     above(drawn, panels[0], paint)

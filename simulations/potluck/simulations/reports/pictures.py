@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from potluck.simulations.reports.canvas import Paint, figure, legend, title
 from potluck.simulations.reports.runs import Run
 from potluck.simulations.reports.weighed import combined
-from potluck.simulations.reports.words import count, size, span
+from potluck.simulations.reports.words import brief, count, size, span
 
 ENDINGS: Final = ("counted", "late", "dropped", "expired", "rejected")
 """How a lease ends, in the order in which they are stacked."""
@@ -107,7 +107,7 @@ def draw_bytes(run: Run, paint: Paint) -> Any:  # noqa: ANN401 - a Figure, or No
         axes.bar([row.round for row in run.rounds], [getattr(row, field) for row in run.rounds], color=colour)
         axes.set(xlabel="round")
         title(axes, f"{label}: {size(sum(getattr(row, field) for row in run.rounds))} in all", paint)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value).replace(".0", "")))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(size(value))))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawn
 

@@ -45,6 +45,11 @@ def percent(share: float, *, signed: bool = False) -> str:
     return f"{100 * share:{'+' if signed else ''}.1f} %"
 
 
+def brief(text: str) -> str:
+    """Return an amount without a decimal that says nothing, for the ends of axes: "50.0 MB" is "50 MB"."""
+    return text.replace(".0 ", " ")
+
+
 def _scaled(number: float, units: tuple[str, ...], gap: str) -> str:
     if not math.isfinite(number):
         return NONE
