@@ -14,7 +14,7 @@ from potluck.client.renewals import SOON, Renewals
 from potluck.client.sealing import packed
 from potluck.client.station import Station
 from potluck.client.tasks import Event, TaskState
-from potluck.client.work import Job, Stride, Trained, Word
+from potluck.client.work import Job, Stride, Trained, Word, order_of
 from potluck.wire.envelopes import Purpose
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope
@@ -140,7 +140,7 @@ class Making:
             adapter=station.home.blob(terms.adapter_digest) if terms.adapter_digest else None,
             version=terms.version,
             seed=terms.seed,
-            order=_order(station.identity.client_id, terms.seed),
+            order=order_of(station.identity.client_id, terms.seed),
             data=station.data,
             folder=station.home.task(terms.lease_id),
             threads=station.lookout.limits.threads(os.cpu_count() or 1),
@@ -189,11 +189,6 @@ class Making:
             steps_total=self._stride.total,
         )
         return self._station.signed(Purpose.RENEW, request)
-
-
-def _order(client_id: str, seed: int) -> int:
-    """Return what draws the order of samples: of this client and this version, so a lease given again repeats it."""
-    return int.from_bytes(hashlib.sha256(f"potluck/order/{client_id}/{seed}".encode()).digest()[:8])
 
 
 STAGES: Final[Mapping[TaskState, Callable[[Making, Task], None]]] = MappingProxyType(

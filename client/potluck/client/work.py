@@ -1,5 +1,6 @@
 """The seam between the session, which knows the protocol, and a trainer, which knows models."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +26,11 @@ class Job:
     data: Path
     folder: Path  # for checkpoints; removed when the task is over
     threads: int
+
+
+def order_of(client_id: str, seed: int) -> int:
+    """Return what draws the order of samples: of this client and this version, so a lease given again repeats it."""
+    return int.from_bytes(hashlib.sha256(f"potluck/order/{client_id}/{seed}".encode()).digest()[:8])
 
 
 @final

@@ -5,15 +5,16 @@ and added with one BLAS thread: the same inputs give the same bits, in any order
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
-from potluck.aggregation import aggregate, broadcast, encode, to_tensors
+from potluck.aggregation import Report, Update, aggregate, broadcast, encode, to_tensors
 from potluck.aggregation.errors import PotluckError
+from potluck.aggregation.products import Mapped
 from potluck.coordinator.checkpoints import Checkpoint, read_checkpoint
 from potluck.coordinator.committing import Made, conclude, give_up
 from potluck.coordinator.inputs import Inputs
@@ -21,10 +22,34 @@ from potluck.coordinator.probe import Judgement, Measured, Probe
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Superseded
+from potluck.wire.recipe import Recipe
 from potluck.wire.refusals import Refusal
 
 LOG = logging.getLogger(__name__)
 _THREADS: Final = 1
+
+
+class Combined(NamedTuple):
+    """What comes of a round, as bytes."""
+
+    checkpoint: bytes
+    """The master and what is remembered beside it, as `read_checkpoint` takes it."""
+    adapter: bytes
+    """What clients download."""
+    report: Report
+
+
+def combined(recipe: Recipe, updates: Sequence[Update], before: Checkpoint, *, mapped: Mapped = map) -> Combined:
+    """Return what comes of *updates* that are added to *before*: the same ones, the same bytes.  Writes nothing.
+
+    Raises:
+        PotluckError, LinAlgError: the rule refuses them.
+    """
+    with _one_thread():
+        result = aggregate(updates, before.master, recipe.pipeline(len(updates)), before.state, mapped=mapped)
+        checkpoint = Checkpoint(result.master, result.state).to_bytes()
+        adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
+    return Combined(checkpoint, adapter, result.report)
 
 
 def combine_rounds(site: Site) -> list[int]:
@@ -93,20 +118,14 @@ def _compute(site: Site, number: int) -> Made:
         parent = versions[books.run().version]
     digest = parent.checkpoint_digest
     before = read_checkpoint(site.folders.blobs.read(digest)) if digest else Checkpoint()
-    recipe = site.plan.recipe
-    with _one_thread():
-        inputs = Inputs.of(site, rows, versions, parent.version)
-        result = aggregate(
-            inputs.updates(), before.master, recipe.pipeline(len(rows)), before.state, mapped=site.mapped
-        )
-        checkpoint = Checkpoint(result.master, result.state).to_bytes()
-        adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
+    inputs = Inputs.of(site, rows, versions, parent.version)
+    done = combined(site.plan.recipe, inputs.updates(), before, mapped=site.mapped)
     site.on_step(Step.COMPUTE, When.AFTER)
     site.on_step(Step.BLOB, When.BEFORE)
-    checkpoint_digest = site.folders.blobs.put(checkpoint)
-    adapter_digest = site.folders.blobs.put(adapter, on_written=lambda: site.on_step(Step.BLOB, When.INSIDE))
+    checkpoint_digest = site.folders.blobs.put(done.checkpoint)
+    adapter_digest = site.folders.blobs.put(done.adapter, on_written=lambda: site.on_step(Step.BLOB, When.INSIDE))
     site.on_step(Step.BLOB, When.AFTER)
-    return Made(parent, checkpoint_digest, adapter_digest, len(adapter), result.report)
+    return Made(parent, checkpoint_digest, adapter_digest, len(done.adapter), done.report)
 
 
 @contextmanager
