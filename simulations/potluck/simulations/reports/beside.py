@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from potluck.client.home import store
 from potluck.simulations.reports import page
-from potluck.simulations.reports.canvas import LIGHT, OF_PAGE, Paint, above, figure, to_png, to_svg
+from potluck.simulations.reports.canvas import LIGHT, OF_PAGE, Paint, above, figure, label, to_png, to_svg
 from potluck.simulations.reports.comparison import Comparison
 from potluck.simulations.reports.protocols import COSTS, trajectory
 from potluck.simulations.reports.words import NONE, brief, count, loss, percent, size, span
@@ -48,7 +48,7 @@ def draw(comparison: Comparison, paint: Paint) -> Any:  # noqa: ANN401 - a Figur
         for n, (name, path) in enumerate(zip(comparison.names, paths, strict=True)):
             xs, ys = [point.spent(cost) for point in path], [point.loss for point in path]
             look = {"color": colours[n % len(colours)], "linestyle": LINES[n // len(colours) % len(LINES)]}
-            axes.plot(xs, ys, drawstyle="steps-post", marker="o", markersize=3, label=name, **look)
+            axes.plot(xs, ys, drawstyle="steps-post", marker="o", markersize=3, label=label(name), **look)
         if not math.isnan(comparison.target):
             axes.axhline(comparison.target, color=paint.second_ink, linewidth=1, linestyle=(0, (4, 3)), label="target")
         axes.set(xlabel=named.title)

@@ -2,7 +2,9 @@
 
 import io
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -91,10 +93,24 @@ def title(axes: Any, text: str, paint: Paint) -> None:  # noqa: ANN401 - an Axes
     axes.set_title(text, loc="left", fontsize=9, color=paint.second_ink)
 
 
+def label(text: str) -> str:
+    """Return *text* as a picture shows it: no formula between dollars, no legend that leaves out a leading _."""
+    plain = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return (" " if plain.startswith("_") else "") + plain.replace("$", r"\$")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Draw in our style; a script that the PNG's font lacks shows as boxes, and the SVG's reader has fonts."""
+    with mpl.rc_context(dict(_STYLE)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        yield
+
+
 def to_png(drawn: Any) -> bytes:  # noqa: ANN401 - a Figure
     """Return the picture as PNG."""
     buffer = io.BytesIO()
-    with mpl.rc_context(dict(_STYLE)):
+    with _style():
         drawn.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -102,7 +118,7 @@ def to_png(drawn: Any) -> bytes:  # noqa: ANN401 - a Figure
 def to_svg(drawn: Any, name: str) -> str:  # noqa: ANN401 - a Figure
     """Return a picture in the paint OF_PAGE as an SVG element; *name* keeps its ids apart from other pictures'."""
     buffer = io.StringIO()
-    with mpl.rc_context(dict(_STYLE)):
+    with _style():
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*|<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
