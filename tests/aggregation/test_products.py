@@ -1,13 +1,17 @@
 """Inner products of a round: sketched beside exact, for whatever starts and ranks the updates have."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 
 from adapters import low_rank, trained_from
 from potluck.aggregation import BadUpdate, LowRank, Pipeline, Update, aggregate
 from potluck.aggregation.cohort import Cohort, Read
-from potluck.aggregation.products import Mapper, checked, exact_products, norms_of, sketched_products
-from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches
+from potluck.aggregation.products import Mapper, checked, exact_products, norm_of, norms_of, sketched_products
+from potluck.aggregation.sketch import WIDTH, ProductSketch, gram_of_sketches, widths
 
 SHAPE = (12, 9)
 NONE = LowRank(np.zeros((12, 0)), np.zeros((0, 9)))
@@ -30,6 +34,8 @@ def mixed(rng: np.random.Generator) -> list[tuple[LowRank, LowRank]]:
         (first, first),
         (low_rank(rng, SHAPE, 4, 0.3), first),
         (low_rank(rng, SHAPE, 3, 2.0), first),
+        (LowRank(moved[0].b, first.a, 2.0), first),
+        (LowRank(first.b, moved[0].a, 2.0), first),
     ]
 
 
@@ -45,6 +51,52 @@ def test_a_sketch_is_of_what_training_changed():
     expected = [left @ (trained.dense() - start.dense()) @ right for trained, start in parts]
     np.testing.assert_allclose(sketch.values, expected, atol=2e-6)
     assert not sketch.values[[6, 7, 8]].any()
+
+
+def test_a_sketch_follows_ranks_up_and_down():
+    """Of a 2 × 3 module the A of rank 2 has the shape of the B of rank 3: room for one is not taken for the other."""
+    rng = np.random.default_rng(9)
+    starts = [low_rank(rng, (2, 3), rank) for rank in (2, 3, 2)]
+    trained = [trained_from(rng, start) for start in starts]
+    sketch = ProductSketch(3, seed=1, widths=(4, 4))
+    mapper = Mapper(sketch)
+
+    for place, pair in enumerate(zip(trained, starts, strict=True)):
+        mapper.add(Read(place, "m", *pair))
+
+    left, right = sketch.maps("m", (2, 3), np.dtype(np.float64))
+    expected = [left @ (end.dense() - start.dense()) @ right for end, start in zip(trained, starts, strict=True)]
+    np.testing.assert_allclose(sketch.values, expected, atol=1e-6)
+
+
+@dataclass
+class Noted:
+    """A sketch that notes in which type its maps are wanted."""
+
+    values: np.ndarray = field(default_factory=lambda: np.zeros((1, 4, 4)))
+    dtypes: list[np.dtype] = field(default_factory=list)
+
+    def maps(self, name: str, shape: tuple[int, int], dtype: np.dtype):
+        self.dtypes.append(dtype)
+        return ProductSketch(1, seed=1, widths=(4, 4)).maps(name, shape, dtype)
+
+
+@pytest.mark.parametrize("wide", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("narrow", [np.float16, np.float32])
+def test_maps_are_in_the_widest_type_of_the_first_update(wide: int | None, narrow: type):
+    """Float64 where one factor is, float32 else: halves are not multiplied as such."""
+    rng = np.random.default_rng(10)
+    start = low_rank(rng, SHAPE, 2)
+    trained = trained_from(rng, start)
+    factors = [
+        factor.astype(np.float64 if place == wide else narrow)
+        for place, factor in enumerate((trained.b, trained.a, start.b, start.a))
+    ]
+    sketch = Noted()
+
+    Mapper(sketch).add(Read(0, "m", LowRank(*factors[:2]), LowRank(*factors[2:])))
+
+    assert sketch.dtypes == [np.float32 if wide is None else np.float64]
 
 
 def test_a_sketched_round_has_a_client_that_changed_nothing():
@@ -99,6 +151,31 @@ def test_exact_products_are_those_of_the_dense_innovations():
         assert (beside.error, beside.sketched) == (0.0, False)
 
 
+def of_sketches(updates: list[Update], seed: int, kind: tuple[int, int]) -> np.ndarray:
+    """Return the inner products of the sketches of *updates*, from their dense innovations."""
+    sketch = ProductSketch(len(updates), seed=seed, widths=kind)
+    for place, update in enumerate(updates):
+        for name, term in update.innovation().items():
+            left, right = sketch.maps(name, term.shape, np.dtype(np.float64))
+            sketch.values[place] += left @ term.dense() @ right
+    return gram_of_sketches(sketch.values)
+
+
+@pytest.mark.parametrize("trains", ["b", "a"])
+def test_sketched_products_look_closer_at_the_public_side(trains: str):
+    """By maps of 32 and 128 rows, whichever module they are of."""
+    updates = crowd(np.random.default_rng(8), 4)
+    cohort = Cohort(updates, (), {})
+    census = cohort.census()
+    ordered = [updates[cohort.given(place)] for place in range(4)]
+
+    found = sketched_products(cohort, census, map, trains=trains)
+
+    expected = of_sketches(ordered, cohort.seed, widths(trains))
+    np.testing.assert_allclose(found.gram, expected, atol=1e-6 * np.abs(expected).max())
+    assert not np.allclose(found.gram, of_sketches(ordered, cohort.seed, (64, 64)), rtol=1e-3)
+
+
 def test_sketched_products_are_those_of_the_sketches():
     """The sum over modules, of width 64; the error is the worst of the first eight norms, one of them zero."""
     rng = np.random.default_rng(3)
@@ -112,12 +189,8 @@ def test_sketched_products_are_those_of_the_sketches():
         alone = sketched_products(cohort, census, map)
         beside = sketched_products(cohort, census, map, reference)
 
-        sketch = ProductSketch(12, seed=cohort.seed)
-        for place, update in enumerate([*ordered, reference]):
-            for name, term in update.innovation().items():
-                left, right = sketch.maps(name, term.shape, np.dtype(np.float64))
-                sketch.values[place] += left @ term.dense() @ right
-        expected, exact = gram_of_sketches(sketch.values), dense_gram([*ordered, reference])
+        everybody = [*ordered, reference]
+        expected, exact = of_sketches(everybody, cohort.seed, (64, 64)), dense_gram(everybody)
         off = np.abs(np.sqrt([expected[i, i] / exact[i, i] for i in range(8) if exact[i, i] > 0]) - 1).max()
         scale = np.abs(expected).max()
         np.testing.assert_allclose(alone.gram, expected[:11, :11], atol=1e-6 * scale)
@@ -176,6 +249,38 @@ def test_an_innovation_that_overflows_is_named(get):
 
     with pytest.raises(BadUpdate, match="update 2: the norm of its innovation overflows"):
         get(cohort, cohort.census(), map)
+
+
+def elsewhere(task, blocks) -> Iterator:
+    """Run every block in another thread, where NumPy warns of what overflows unless it is told not to."""
+    with ThreadPoolExecutor(1) as pool:
+        yield from pool.map(task, blocks)
+
+
+@pytest.mark.parametrize("mapped", [map, elsewhere])
+@pytest.mark.parametrize("get", [exact_products, sketched_products])
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(1e85, "the norm of its innovation overflows"), (1e160, "the norm"), (np.inf, r"m trained lora_B\[0, 0\] is NaN")],
+)
+def test_what_overflows_is_refused_without_a_warning(get, mapped, size: float, says: str):
+    """In the sketch, in its squares, or before: the refusal is all that is heard."""
+    updates = crowd(np.random.default_rng(11), 3)
+    huge = {name: LowRank(np.float64(size) * t.b, np.float64(size) * t.a) for name, t in updates[1].trained.items()}
+    updates[1] = Update(huge, {}, 1)
+    cohort = Cohort(updates, (), {})
+    census = cohort.census()
+
+    with pytest.raises(BadUpdate, match=f"update 1: {says}"):
+        get(cohort, census, mapped)
+
+
+@pytest.mark.parametrize("size", [1e160, np.inf, np.nan])
+def test_the_norm_of_what_overflows_is_infinite(size: float):
+    """Not a number would be neither too long nor short enough."""
+    term = low_rank(np.random.default_rng(12), SHAPE, 2)
+
+    assert norm_of(Read(0, "m", LowRank(np.float64(size) * term.b, np.float64(size) * term.a), NONE)) == np.inf
 
 
 def test_the_first_product_that_overflows_is_named():

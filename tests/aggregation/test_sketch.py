@@ -108,7 +108,7 @@ def test_a_map_is_wide_where_it_is_made_once():
         (128, 32),
         (64, 64),
     ]
-    assert widths("b", 16) == (8, 32)
+    assert (widths("b", 15), widths("a", 15)) == ((7, 30), (30, 7))
 
 
 def sparse_map(signs: np.ndarray, columns: int) -> np.ndarray:
