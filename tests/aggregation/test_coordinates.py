@@ -1,5 +1,6 @@
 """The pass over coordinates: whose values a rule is handed, in which order, in how many groups, and the norms."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,9 +17,12 @@ from potluck.aggregation.coordinates import (
     SAMPLED,
     Choice,
     Coordinates,
+    Room,
     Span,
     coordinates,
     grouped,
+    laid,
+    stride_of,
 )
 from potluck.aggregation.weights.ballot import Ballot, Facts
 
@@ -216,6 +220,74 @@ def test_a_norm_is_estimated_from_a_sixteenth_of_the_rows(factor: str):
     chosen = np.sort(np.random.Generator(np.random.PCG64(5)).permutation(length)[:rows])
     assert module.square(spread) == pytest.approx(np.sum(along[chosen] ** 2) * length / rows, rel=1e-12)
     assert SAMPLED == 16
+
+
+def test_room_is_used_again_by_one_after_the_other():
+    """What was given back, if it is large enough; whoever comes in between, or runs elsewhere, has its own."""
+    room = Room()
+    first = room.take(10)
+    beside = room.take(0)
+    room.give(first)
+
+    assert copy.copy(room).take(1) is not first
+    assert room.take(10) is first
+    room.give(first)
+    larger = room.take(11)
+
+    assert [taken.dtype for taken in (first, beside, larger)] == [np.uint8] * 3
+    assert [len(taken) for taken in (first, beside, larger)] == [10, 0, 11]
+
+
+def test_rows_lie_an_odd_number_of_lines_apart():
+    """By hand: 16 float32 fill a line of 64 bytes, 17 take two, and so three; where a span begins does not count."""
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+
+    assert [stride_of(Span("m", 100, 100 + width), single) for width in (1, 16, 17, 32, 33, 48, 49)] == [
+        64, 64, 192, 192, 192, 192, 320,
+    ]  # fmt: skip
+    assert stride_of(Span("m", 3, 12), double) == 192
+
+
+def test_spans_lie_side_by_side():
+    """Every value has a place of its own, in the type of its module, within what was taken."""
+    dtypes = {Span("m", 5, 10): np.dtype(np.float32), Span("n", 0, 20): np.dtype(np.float64)}
+    taken = np.zeros(3 * (64 + 192), np.uint8)
+
+    values = laid(taken, 3, dtypes)
+
+    assert {span: (each.shape, each.dtype) for span, each in values.items()} == {
+        Span("m", 5, 10): ((3, 5), np.float32),
+        Span("n", 0, 20): ((3, 20), np.float64),
+    }
+    for number, each in enumerate(values.values()):
+        each[:] = np.arange(each.size).reshape(each.shape) + 100 * number
+    for number, each in enumerate(values.values()):
+        np.testing.assert_array_equal(each, np.arange(each.size).reshape(each.shape) + 100 * number)
+        assert np.shares_memory(each, taken)
+
+
+def test_a_pass_gives_its_room_back():
+    """For the next module: three updates of 80 float32 values, a row each of 5 lines."""
+    made = choice(np.eye(3))
+
+    list(coordinates(Cohort(clients(np.random.default_rng(2), {"m": (40, 6)}, 3, "b"), (), {}), ["m"], made))
+
+    assert len(made.room.take(1)) == 3 * 320
+
+
+def test_changes_that_are_not_finite_are_refused_without_a_warning():
+    """An infinite value is named; a difference of two finite ones that overflows float32 is not one update's fault."""
+    rng = np.random.default_rng(3)
+    updates = clients(rng, {"m": (4, 6)}, 3, "b")
+    a = updates[0].start["m"].a
+    for begun, trained, says in (
+        (np.inf, np.inf, r"update 1: m trained lora_B\[0, 0\] is NaN or infinite"),
+        (-3e38, 3e38, "m: float32 values are NaN or infinite, or overflow"),
+    ):
+        ends = [LowRank(np.full((4, 2), value, np.float32), a, 3.0) for value in (trained, begun)]
+        given = dict(enumerate([updates[0], Update({"m": ends[0]}, {"m": ends[1]}, 1), updates[2]])).values()
+        with pytest.raises(BadUpdate, match=says):
+            list(coordinates(Cohort(given, (), {}), ["m"], choice(np.eye(3))))
 
 
 @dataclass(frozen=True)
