@@ -6,7 +6,7 @@ import pytest
 from adapters import low_rank, trained_from
 from potluck.aggregation import LowRank
 from potluck.aggregation.rules.base import Module
-from potluck.aggregation.sums import MOST_STARTS, InnovationSum
+from potluck.aggregation.sums import MOST_STARTS, InnovationSum, updates_at_once
 
 SHAPE = (8, 7)
 NONE = LowRank(np.zeros((8, 0)), np.zeros((0, 7)))
@@ -184,3 +184,24 @@ def test_an_exact_sum_subtracts_float32_in_float64():
         running.add(trained, start, 1.0)
         actual = sum(term.dense() for term in running.scaled(1.0))
         assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(trained.dense())
+
+
+@pytest.mark.parametrize(
+    ("exact", "count", "rank", "at_once"),
+    [
+        (True, 0, 3, 85),
+        (True, 4, 3, 4),
+        (True, 9, 300, 1),
+        (False, 200, 16, 200),
+        (False, 218, 16, 218),
+        (False, 219, 16, 185),
+        (False, 0, 16, 218),
+        (False, 9, 6000, 1),
+        (False, 5, 0, 5),
+    ],
+)
+def test_as_many_updates_wait_as_memory_holds(*, exact: bool, count: int, rank: int, at_once: int):
+    """80 MiB where that is the whole round, so that one merge does; else 68 MiB a merge; 256 columns in exact sums."""
+    of = Module("m", (3000, 3000), NONE, count=count, exact=exact, rank=2)
+
+    assert updates_at_once(of, rank, 6000 * 4) == at_once

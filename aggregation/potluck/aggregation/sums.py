@@ -20,8 +20,14 @@ from potluck.aggregation.updates import difference, same_factors
 
 BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
-STACK_BYTES: Final = 80 << 20
-"""What waits in a sketched sum until its range is found together."""
+STACK_BYTES: Final = 68 << 20
+"""What waits in a sketched sum until its range is found together.
+
+Over 32 MiB for each factor of a square module: memory of that size goes back to the system at once, and smaller pieces
+leave holes behind.
+"""
+WHOLE_BYTES: Final = 80 << 20
+"""The same where it is all there is: one merge is better than two."""
 FLOAT_BYTES: Final = 4
 MOST_STARTS: Final = 16
 """Starts that are told apart; an update from yet another one is added whole."""
@@ -44,7 +50,7 @@ class InnovationSum:
         self._exact = LowRankSum(module.shape, limit=limit)
         self._finder: RangeFinder | None = None
         self._waiting = 0
-        self._most_waiting = BATCH_COLUMNS if module.exact else max(1, STACK_BYTES // (sum(module.shape) * FLOAT_BYTES))
+        self._most_waiting = BATCH_COLUMNS if module.exact else max(1, WHOLE_BYTES // (sum(module.shape) * FLOAT_BYTES))
 
     def add(self, trained: LowRank, start: LowRank, weight: float) -> None:
         """Add weight times what training changed; *start* may be of rank 0."""
@@ -99,6 +105,18 @@ class InnovationSum:
         self._finder.merge(term.b, term.a)
 
 
+def updates_at_once(module: Module, rank: int, column_bytes: int) -> int:
+    """Return how many updates of *rank* columns wait together in a sum of *module*."""
+    if module.exact:
+        columns = BATCH_COLUMNS
+    elif module.count * rank * column_bytes <= WHOLE_BYTES:
+        columns = WHOLE_BYTES // column_bytes
+    else:
+        columns = STACK_BYTES // column_bytes
+    fitting = columns // max(1, rank)
+    return max(1, min(fitting, module.count or fitting))
+
+
 @final
 class SharedStart:
     """Updates of one module from one start: the sums of their linear parts, and the products that wait."""
@@ -110,8 +128,7 @@ class SharedStart:
         d, k = trained.shape
         own = np.result_type(trained.b, trained.a, start.b, start.a, np.float32)  # linalg takes no halves
         self._dtype = np.dtype(np.float64) if module.exact else own
-        fitting = BATCH_COLUMNS if module.exact else STACK_BYTES // ((d + k) * own.itemsize)
-        self._size = max(1, min(fitting // max(1, self._rank), module.count or fitting))
+        self._size = updates_at_once(module, self._rank, (d + k) * own.itemsize)
         self._b: Array = np.empty((0, d), self._dtype)
         self._a: Array = np.empty((0, k), self._dtype)
         self._weights: list[float] = []
