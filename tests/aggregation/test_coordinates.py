@@ -17,6 +17,7 @@ from potluck.aggregation.coordinates import (
     SAMPLED,
     Choice,
     Coordinates,
+    NotFinite,
     Room,
     Span,
     coordinates,
@@ -67,6 +68,17 @@ def test_every_coordinate_is_picked_once(width: int, dtype: type):
         expected = 3 * (tens[: len(mix)] @ np.sort(np.array(mix) @ values, axis=0))
         np.testing.assert_allclose(choice(mix, f=2).picked(values), expected, rtol=1e-6)
     assert AT_ONCE == 4096
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_not_picked_from(count: int, bad: float):
+    """Whoever sent one, and at whichever coordinate: it stands first or last, and a rule might not look there."""
+    for place in range(count):
+        values = np.arange(7.0 * count).reshape(count, 7)
+        values[place, 4] = bad
+        with pytest.raises(NotFinite, match="float64 values are NaN or infinite"):
+            choice(np.eye(count)).picked(values)
 
 
 def test_a_mixture_costs_a_multiplication_and_a_selection_does_not():
@@ -144,6 +156,18 @@ def test_coordinates_are_in_the_widest_type_of_the_first_update(wide: int | None
     made = Coordinates(Read(0, "m", LowRank(*factors[:2]), LowRank(*factors[2:])), "b", choice(np.eye(2)))
 
     assert made.dtype == made.public.change.dtype == (np.float32 if wide is None else np.float64)
+
+
+def test_a_round_counts_in_the_scale_of_its_first_update():
+    """Then no entry has to be multiplied: B − B₀ itself, to be read times 3; another scale's is brought to that."""
+    b, a = np.arange(6.0).reshape(3, 2), np.ones((2, 4))
+
+    made = Coordinates(Read(0, "m", LowRank(b + 2, a, 3.0), LowRank(b, a, 3.0)), "b", choice(np.eye(2)))
+    other = made.change(Read(1, "m", LowRank(b + 1, a, 6.0), LowRank(b, a, 6.0)))
+
+    assert (made.unit, made.public.unit) == (3.0, 3.0)
+    assert np.unique(made.public.change).tolist() == np.unique(other).tolist() == [2.0]
+    np.testing.assert_array_equal(made.public.low_rank(made.public.change).dense(), 3 * 2 * np.ones((3, 2)) @ a)
 
 
 def test_the_factor_that_the_rule_says_is_the_one_that_was_trained():

@@ -142,6 +142,9 @@ def test_a_first_look_is_sparse_from_eight_coordinates_a_column_on():
     signs = np.sign(drawn(3, "range0", (2, 24), kind))
     np.testing.assert_allclose(first_look(3, "range0", (24, 3), kind)(rows), rows @ sparse_map(signs, 3))
     np.testing.assert_allclose(first_look(3, "range0", (24, 4), kind)(rows), rows @ drawn(3, "range0", (24, 4), kind))
+    for columns in (3, 4):  # float32 stays float32
+        look = first_look(3, "range0", (24, columns), np.dtype(np.float32))
+        assert look(rows.astype(np.float32)).dtype == np.float32
 
 
 def test_an_orthonormal_basis_leaves_out_what_the_columns_lack():
