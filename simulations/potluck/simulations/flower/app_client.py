@@ -18,8 +18,9 @@ from potluck.aggregation.codecs.feedback import OWN, feed, rebased
 from potluck.aggregation.errors import PotluckError
 from potluck.client.lessons import Lesson, Term
 from potluck.client.sealing import Deltas
+from potluck.client.work import order_of
 from potluck.simulations.flower.app_messages import CLIENT, learned, measured, named, term_in
-from potluck.simulations.flower.app_run import Who, order_of, settings_of, who_is
+from potluck.simulations.flower.app_run import Who, settings_of, who_is
 from potluck.simulations.flower.strategy import told_of
 
 if TYPE_CHECKING:

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-from potluck.aggregation import aggregate, broadcast, encode, to_tensors
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.report import Report
 from potluck.coordinator.checkpoints import Checkpoint, read_checkpoint
+from potluck.coordinator.combine import combined
 from potluck.coordinator.inputs import Inputs
 from potluck.coordinator.site import Folders, Plan
 from potluck.coordinator.steps import no_step
@@ -25,7 +23,7 @@ class Made(NamedTuple):
     report: Report
 
 
-def combined(plan: Plan, folders: Folders, standing: Standing, arrived: Sequence[Arrived]) -> Made:
+def version_after(plan: Plan, folders: Folders, standing: Standing, arrived: Sequence[Arrived]) -> Made:
     """Return what becomes of *arrived*, in their order; checkpoint and adapter are blobs in *folders* then.
 
     Raises:
@@ -44,17 +42,14 @@ def combined(plan: Plan, folders: Folders, standing: Standing, arrived: Sequence
     before = read_checkpoint(blobs.read(digest)) if digest else Checkpoint()
     versions = {standing.version: version_of(plan, standing)}
     inputs = Inputs(folders.spool, blobs, plan, no_step, rows, versions, standing.version)
-    with threadpool_limits(1):  # BLAS splits sums by the number of its threads
-        result = aggregate(inputs.updates(), before.master, recipe.pipeline(len(rows)), before.state)
-        checkpoint = Checkpoint(result.master, result.state).to_bytes()
-        adapter = encode(to_tensors(broadcast(result.master, recipe.init)), "fp32")
+    done = combined(recipe, inputs.updates(), before)
     made = replace(
         standing,
         version=standing.version + 1,
-        checkpoint=blobs.put(checkpoint).hex(),
-        adapter=blobs.put(adapter).hex(),
+        checkpoint=blobs.put(done.checkpoint).hex(),
+        adapter=blobs.put(done.adapter).hex(),
     )
-    return Made(made, result.report)
+    return Made(made, done.report)
 
 
 def version_of(plan: Plan, standing: Standing) -> Version:

@@ -1,6 +1,5 @@
 """What a run of the Flower app is: its settings, its folder, and which text each of its clients has."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -25,7 +24,6 @@ RECIPE: Final = "recipe.json"
 SCENARIO: Final = "scenario.json"
 PEOPLE: Final = "people.json"
 STANDING: Final = "standing.json"
-ORDER: Final = "potluck/order/{}/{}"
 
 
 class AnotherRun(PotluckError):
@@ -151,11 +149,6 @@ def who_is(context: Context) -> Who:
             fix="start SuperNodes with --node-config 'data=\"/…/notes\"', or simulate where the folder can be seen",
         ) from None
     return Who(name, settings.root / "data" / name)
-
-
-def order_of(name: str, seed: int) -> int:
-    """Return what draws the order of samples: of this client and this version, as for a volunteer of that id."""
-    return int.from_bytes(hashlib.sha256(ORDER.format(name, seed).encode()).digest()[:8])
 
 
 @final

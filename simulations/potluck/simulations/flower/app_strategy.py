@@ -21,7 +21,7 @@ from potluck.aggregation.errors import BadUpdate, PotluckError
 from potluck.aggregation.report import Report
 from potluck.client.lessons import Term
 from potluck.coordinator.site import Folders, Plan
-from potluck.simulations.flower.app_combine import combined
+from potluck.simulations.flower.app_combine import version_after
 from potluck.simulations.flower.app_messages import (
     EXAMPLES,
     LOSS,
@@ -176,7 +176,7 @@ class RecipeStrategy(Strategy):
         self.folders.spool.prepare()
         self.folders.blobs.prepare()
         try:
-            self.standing, report = combined(self.plan, self.folders, self.standing, self.arrived)
+            self.standing, report = version_after(self.plan, self.folders, self.standing, self.arrived)
         except Refusal:
             raise
         except (PotluckError, np.linalg.LinAlgError) as error:
