@@ -191,9 +191,35 @@ def test_a_rule_of_one_start_refuses_another():
                 assert len(list(run)) == 1
 
 
-def test_a_norm_that_overflows_is_refused():
-    """Each value is finite, and the square of the norm is not."""
-    huge = LowRank(np.full((9, 1), 1e160), np.ones((1, 7)))
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "sketched"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("b", "a", "says"),
+    [(1e160, 1e160, "the norm of p overflows"), (1.0, np.inf, r"p trained lora_A\[0, 0\] is NaN or infinite")],
+)
+def test_a_norm_that_overflows_is_refused_without_a_warning(place: int, b: float, a: float, says: str, *, exact: bool):
+    """Each value is finite, and the square of the norm is not; or one was not, which is said instead."""
+    rng = np.random.default_rng(7)
+    updates = [Update({"p": low_rank(rng, SHAPES["p"], 2)}, {}, 1) for _ in range(3)]
+    term = updates[place].trained["p"]
+    updates[place] = Update({"p": LowRank(np.float64(b) * term.b, np.float64(a) * term.a)}, {}, 1)
 
-    with pytest.raises(BadUpdate, match="the norm of p overflows"):
-        list(folded(Cohort([Update({"p": huge}, {}, 1)], (), {}), ["p"], np.ones(1), plan(Telling())))
+    with pytest.raises(BadUpdate, match=says) as refusal:
+        list(folded(Cohort(iter_again(updates), (), {}), ["p"], np.ones(3), plan(Telling(), exact=exact)))
+
+    if not exact or np.isinf(a):
+        assert str(refusal.value).startswith(f"update {place}: ")
+    assert "leave this update out" in refusal.value.__notes__[0]
+
+
+def test_a_sketch_of_norms_looks_closer_at_the_public_side():
+    """By maps of 8 and 32 rows where B is trained."""
+
+    class TrainsB(Telling):
+        trains: ClassVar[str] = "b"
+
+    (each,) = folded(Cohort(crowd(1), (), {}), ["p"], np.ones(1), plan(TrainsB(), exact=False))
+
+    left, right = ProductSketch(1, seed=6, widths=(8, 32)).maps("p", SHAPES["p"], np.dtype(np.float64))
+    change = crowd(1)[0].innovation()["p"].dense()
+    np.testing.assert_allclose(each.squares, [np.sum((left @ change @ right) ** 2)], rtol=1e-5)
