@@ -253,6 +253,29 @@ def test_losses_of_the_shared_adapter_are_those_of_the_mounted_model(town: Town)
         assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in expected], rel=1e-6)
 
 
+def test_only_whoever_is_asked_for_is_measured(town: Town):
+    """Of a batch with mixed ranks, so that each is measured with the tail of its own."""
+    here, asked = term(town.recipe), [replace(one, measured=i in {2, 5}) for i, one in enumerate(lessons(town))]
+    batched, sequential = engines(town, "float64", at_once=6)
+
+    found, expected = batched.train(here, asked), sequential.train(here, asked)
+
+    assert [i for i, one in enumerate(found) if one.loss_before and one.loss_after] == [2, 5]
+    for one, other in zip(found, expected, strict=True):
+        assert (one.loss_before, one.loss_after) == pytest.approx((other.loss_before, other.loss_after), rel=1e-6)
+
+
+def test_a_run_can_fix_the_room_that_an_engine_would_take(town: Town):
+    """A batch chosen on one machine can be had on another one, where more memory would change it."""
+    here, engine = term(town.recipe), BatchedEngine(town.cache, dtype="float32")
+
+    size = engine.room(town.recipe, rank=8)
+
+    assert size == 21  # 2,048 tokens, 96 a client
+    fixed = BatchedEngine(town.cache, dtype="float32", at_once=size).train(here, lessons(town))
+    assert furthest(engine.train(here, lessons(town)), fixed) == 0
+
+
 def test_a_client_that_diverges_is_named(town: Town):
     """One in a thousand: who?"""
     master = random_adapter(town.recipe.modules(), 6, seed=2, scale=1.0)

@@ -21,6 +21,7 @@ from potluck.client.training.together.stack import Stack, shared, stacked
 from potluck.client.training.together.stepping import Stepping
 from potluck.client.training.together.terms import started, suited
 from potluck.client.work import Trained
+from potluck.wire.recipe import Recipe
 
 
 @final
@@ -34,6 +35,10 @@ class Pupil:
     start: Start
     steps: int
     rank: int
+
+    def company(self) -> tuple[int, int, int]:
+        """Sort by this: who is done leaves from the end, and clients alike in rank and rows need little padding."""
+        return -self.steps, -self.rank, -self.text.row
 
 
 @final
@@ -78,8 +83,8 @@ class BatchedEngine:
             PotluckError: the base model, the adapter or a client's data does not fit.
         """
         torch.set_num_threads(self._threads)
-        loaded = self._load(term)
-        pupils = sorted(_pupils(term, lessons, loaded.base), key=lambda pupil: (-pupil.steps, -pupil.rank))
+        loaded = self._load(term.recipe)
+        pupils = sorted(_pupils(term, lessons, loaded.base), key=Pupil.company)
         most = self._at_once or room(loaded.base, max((pupil.rank for pupil in pupils), default=1))
         results: dict[int, Trained] = {}
         for first in range(0, len(pupils), most):
@@ -94,15 +99,23 @@ class BatchedEngine:
             PotluckError: the base model, the adapter or a client's data does not fit.
         """
         torch.set_num_threads(self._threads)
-        loaded = self._load(term)
+        loaded = self._load(term.recipe)
         return _shared_losses(loaded, term, [loaded.base.text(path) for path in data])
 
-    def _load(self, term: Term) -> Loaded:
+    def room(self, recipe: Recipe, rank: int = 0) -> int:
+        """Return how many clients of *rank* (0: the recipe's) at_once None puts into a batch on this machine.
+
+        Raises:
+            PotluckError: the base model is nowhere, or not the recipe's.
+        """
+        return room(self._load(recipe).base, rank or recipe.adapter.rank)
+
+    def _load(self, recipe: Recipe) -> Loaded:
         """Return the recipe's base model, in memory."""
-        if self._loaded is None or self._loaded.base.recipe != term.recipe:
+        if self._loaded is None or self._loaded.base.recipe != recipe:
             self._loaded = None
-            base = resident(term.recipe, self._cache, self._dtype, self._progress)
-            self._loaded = Loaded(base, network(base.model, term.recipe.modules()))
+            base = resident(recipe, self._cache, self._dtype, self._progress)
+            self._loaded = Loaded(base, network(base.model, recipe.modules()))
         return self._loaded
 
 
@@ -198,19 +211,20 @@ def _own_losses(loaded: Loaded, stack: Stack, group: Sequence[Pupil], measured: 
     """
     if not measured:
         return []
-    held_out = [group[i].text.held_out if i in set(measured) else () for i in range(measured[-1] + 1)]
-    clients = len(held_out)
+    held_out = [group[i].text.held_out for i in measured]
+    clients = len(measured)
+    own = stack.of(measured)
     blank: tuple[Tokens, ...] = (Tokens((0,), (False,)),)
     sums = torch.zeros(clients, dtype=torch.float64)
     tokens = [0] * clients
     with torch.no_grad():
-        parts = stack.parts(stack.leaves(clients), clients)
+        parts = own.parts(own.leaves(clients), clients)
         for place in range(max(map(len, held_out))):
-            rows = [own[place] if place < len(own) else blank for own in held_out]
+            rows = [text[place] if place < len(text) else blank for text in held_out]
             batch = collate(rows, pad_id=0).to(loaded.base.device)
             sums += loaded.network.losses(batch, parts).cpu()
             tokens = [count + more for count, more in zip(tokens, _counts(batch), strict=True)]
-    return [_mean(float(sums[i]), tokens[i])[0] for i in measured]
+    return [_mean(float(total), count)[0] for total, count in zip(sums, tokens, strict=True)]
 
 
 def _counts(batch: Batch) -> list[int]:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, final
 
 import torch
 
-from potluck.client.training.together.stack import Part
+from potluck.client.training.together.stack import Part, shared_by_all
 
 
 class Slopes(NamedTuple):
@@ -31,7 +31,7 @@ class Line:
     @classmethod
     def of(cls, weight: torch.Tensor, part: Part | None) -> Self:
         """Return the line of a module with this frozen *weight*; a shared tail is added to a copy of it."""
-        if part is None or part.tail is None or part.tail[0].dim() == 3:  # noqa: PLR2004 - one a client
+        if part is None or part.tail is None or not shared_by_all(part.tail):
             return cls(weight, part)
         return cls(torch.addmm(weight, *part.tail), Part(part.b, part.a, part.scale, None))
 

@@ -34,6 +34,11 @@ class Text:
     held_out: tuple[tuple[Tokens, ...], ...]
     examples: int
 
+    @property
+    def row(self) -> int:
+        """How many tokens a row of it has, about: less than it might where there is too little text for one."""
+        return min(self.batches.max_tokens, sum(len(sample.ids) for sample in self.batches.samples))
+
     def ordered(self, order: int) -> Batches:
         """Return the training batches in the order drawn from *order*."""
         return replace(self.batches, seed=order)

@@ -6,8 +6,8 @@ zero gradient where it is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, final
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias, final
 
 import numpy as np
 import torch
@@ -99,6 +99,22 @@ class Stack:
             for module in dict.fromkeys(slot.module for slot in self.slots)
         }
 
+    def of(self, clients: Sequence[int]) -> Self:
+        """Return a copy of the adapters of these *clients* alone, in this order."""
+        tails = {
+            name: tail if shared_by_all(tail) else (tail[0][clients], tail[1][clients])
+            for name, tail in self.tails.items()
+        }
+        return replace(
+            self,
+            values=self.values[clients],
+            start=self.start[clients],
+            scales=self.scales[clients],
+            ranks=tuple(self.ranks[client] for client in clients),
+            frozen={name: value[clients] for name, value in self.frozen.items()},
+            tails=tails,
+        )
+
     def deltas(self, client: int) -> dict[str, NDArray[np.float32]]:
         """Return trained minus start of one client, as `potluck.aggregation.deltas` does."""
         pair = torch.stack((self.values[client], self.start[client])).float().cpu().numpy().astype(np.float64)
@@ -181,11 +197,14 @@ def _rank(start: Start) -> int:
     return next(iter(start.trainable.values())).rank
 
 
+def shared_by_all(tail: Tail) -> bool:
+    """Whether *tail* is one for all clients, and not one each."""
+    return len(tail[0].shape) == 2  # noqa: PLR2004
+
+
 def _first(tail: Tail | None, clients: int) -> Tail | None:
     """Return *tail* of the first *clients*."""
-    if tail is None or tail[0].dim() == 2:  # noqa: PLR2004 - shared
-        return tail
-    return tail[0][:clients], tail[1][:clients]
+    return tail if tail is None or shared_by_all(tail) else (tail[0][:clients], tail[1][:clients])
 
 
 def _tensor(value: NDArray[np.generic], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
