@@ -331,7 +331,9 @@ def test_numbers_are_written_for_people(words, number, said: str):
 
 
 def test_columns_of_numbers_stand_right():
-    found = table(("name", "bytes"), [("a", "1 kB"), ("b<", "–")])
+    """The first column names its row, also where names are numbers; a word makes a column one of words."""
+    found = table(("name", "bytes", "said"), [("1", "1 kB", "1"), ("b<", "–", "one")])
 
-    assert '<th>name</th><th class="number">bytes</th>' in found
-    assert '<td>b&lt;</td><td class="number">–</td>' in found
+    assert '<th>name</th><th class="number">bytes</th><th>said</th>' in found
+    assert '<td>1</td><td class="number">1 kB</td><td>1</td>' in found
+    assert '<td>b&lt;</td><td class="number">–</td><td>one</td>' in found

@@ -57,9 +57,9 @@ def picture(svg: str, caption: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return *rows* under *columns*; a column whose every cell is a number stands right."""
+    """Return *rows* under *columns*; a later column whose every cell is a number stands right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    right = [all(_is_number(row[n]) for row in cells) for n in range(len(columns))]
+    right = [n > 0 and all(_is_number(row[n]) for row in cells) for n in range(len(columns))]
     head = "".join(f"<th{_of(r)}>{escape(name)}</th>" for name, r in zip(columns, right, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{_of(r, cell)}>{escape(cell)}</td>" for cell, r in zip(row, right, strict=True)) + "</tr>"
