@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adapters import low_rank, regauged
 from potluck.aggregation import BadSetting, BadTensor, LowRank, LowRankSum, compress, gram
-from potluck.aggregation.lowrank import zero
+from potluck.aggregation.lowrank import GRAM_TOLERANCE, factored, nearly_factored, shortened, zero
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -158,6 +158,53 @@ def test_the_largest_entry_of_every_column_is_positive(size: float):
         assert (b[np.abs(b).argmax(axis=0), np.arange(3)] > 0).all()
 
 
+def test_a_factor_from_a_gram_matrix_lacks_only_what_is_short():
+    """Directions of 1, 1e-2 and 1e-4 of the longest: two reach 1e-3, all reach 1e-6; float32 is taken in float64."""
+    rng = np.random.default_rng(13)
+    q, _ = np.linalg.qr(rng.normal(size=(40, 3)))
+    columns = q * [1.0, 1e-2, 1e-4] @ np.linalg.qr(rng.normal(size=(3, 3)))[0] * 7.0
+
+    for tolerance, rank, error in ((1e-3, 2, 7e-4), (1e-6, 3, 1e-7), (0.5, 1, 7e-2)):
+        basis, rest = nearly_factored(columns, tolerance)
+        assert (basis.shape, rest.shape) == ((40, rank), (rank, 3))
+        np.testing.assert_allclose(basis.T @ basis, np.eye(rank), atol=1e-7)
+        assert np.linalg.norm(basis @ rest - columns) == pytest.approx(error if rank < 3 else 0, rel=1e-2, abs=1e-12)
+    basis, rest = nearly_factored(columns.astype(np.float32))
+    assert (basis.dtype, rest.dtype, basis.shape, GRAM_TOLERANCE) == (np.float64, np.float64, (40, 3), 1e-7)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-7)
+
+
+def test_a_factor_from_a_gram_matrix_of_nothing_is_empty():
+    """Zeros, and no columns."""
+    for columns in (np.zeros((5, 2)), np.zeros((5, 0))):
+        basis, rest = nearly_factored(columns)
+        assert (basis.shape, rest.shape) == ((5, 0), (0, columns.shape[1]))
+
+
+@pytest.mark.parametrize("size", [1e160, np.inf, np.nan])
+def test_columns_whose_squares_overflow_are_refused_without_a_warning(size: float):
+    with pytest.raises(BadTensor, match=r"\(5, 2\) columns overflow when they are squared") as refusal:
+        nearly_factored(size * np.random.default_rng(14).normal(size=(5, 2)))
+
+    assert "largest update" in refusal.value.__notes__[0]
+
+
+def test_a_sum_is_shortened_by_either_factor():
+    """The same leading part and the same rest, scales and signs included; a column that is there twice is one."""
+    rng = np.random.default_rng(15)
+    terms = [low_rank(rng, (12, 9), 2, 3.0), low_rank(rng, (12, 9), 3, -0.5)]
+    terms.append(LowRank(terms[0].b, terms[1].a[:2], 0.25))
+    sigma = np.linalg.svd(sum(term.dense() for term in terms), compute_uv=False)
+
+    exactly, lost = shortened(terms, (12, 9), rank=3, tolerance=1e-12, factor=factored)
+    nearly, nearly_lost = shortened(terms, (12, 9), rank=3, tolerance=1e-12, factor=nearly_factored)
+
+    assert (exactly.rank, nearly.rank) == (3, 3)
+    np.testing.assert_allclose(nearly.b, exactly.b, atol=1e-9)
+    np.testing.assert_allclose(nearly.a, exactly.a, atol=1e-9)
+    assert (lost, nearly_lost) == (pytest.approx(np.linalg.norm(sigma[3:])), pytest.approx(np.linalg.norm(sigma[3:])))
+
+
 def test_more_columns_than_the_matrix_has_are_summed_exactly():
     """R = 600 columns on a 20 × 15 matrix: full rank, streamed."""
     rng = np.random.default_rng(6)
@@ -220,6 +267,8 @@ def test_zero_has_its_shape_and_no_norm():
     """Rank 0, so nothing is multiplied."""
     assert (zero((2, 3)).shape, zero((2, 3)).rank, zero((2, 3)).norm()) == ((2, 3), 0, 0.0)
     assert LowRank(np.array([[3.0], [4]]), np.array([[0.0, 2]]), -1.5).norm() == 15.0
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity minus infinity is no norm of zero
+        assert LowRank(np.full((1, 2), 1e200), np.array([[1e200], [-1e200]])).norm() == np.inf
 
 
 @pytest.mark.parametrize(
