@@ -170,6 +170,14 @@ def test_the_base_s_loss_may_differ_by_its_last_digits(tmp_path: Path):
     check_comparable(("a", "b"), [run, replace(run, clients=clients)])
 
 
+def test_who_took_part_may_differ(tmp_path: Path):
+    """How many examples a client has is known once it has trained, which is another one's turn in another run."""
+    run = read_run(write_run(tmp_path / "run"))
+    clients = tuple(replace(row, examples=0, leases=9, counted=3, hostile=True, rank=2) for row in run.clients)
+
+    check_comparable(("a", "b"), [run, replace(run, clients=clients)])
+
+
 def test_one_run_alone_is_not_compared(tmp_path: Path):
     folder = write_run(tmp_path / "run")
 

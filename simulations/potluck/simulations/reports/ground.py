@@ -39,7 +39,7 @@ def _differences(one: Run, other: Run) -> Iterator[str]:
         mine, theirs = getattr(one.recipe.data, field), getattr(other.recipe.data, field)
         if mine != theirs:
             yield f"data.{field} is {mine} and {theirs}, so they are measured on other text"
-    texts = [{row.client: (row.bytes_of_text, row.examples) for row in run.clients} for run in (one, other)]
+    texts = [{row.client: row.bytes_of_text for row in run.clients} for run in (one, other)]
     if texts[0] != texts[1]:
         same = len(texts[0].items() & texts[1].items())
         yield f"they have {len(texts[0])} and {len(texts[1])} clients, of whom {same} are the same with the same text"

@@ -205,7 +205,7 @@ PICTURES: Final[Mapping[str, Picture]] = MappingProxyType(
         "loss": Picture(
             "Loss after each round",
             "Held-out text of every measured client, which nobody trains on. The worst tenth are those whom that "
-            "version serves worst; the band is what clients measured when they fetched the version.",
+            "version serves worst. Where clients measure themselves, the band is what they saw when they fetched it.",
             draw_loss,
             "No version was measured.",
         ),
