@@ -19,12 +19,10 @@ from potluck.coordinator.site import plan_of
 from potluck.simulations.flower import app_client
 from potluck.simulations.flower.app_client import WAITING, sealed
 from potluck.simulations.flower.app_messages import record_of
-from potluck.simulations.flower.app_run import AnotherRun, AppSettings
+from potluck.simulations.flower.app_run import APP, AnotherRun, AppSettings
 from potluck.simulations.flower.grid import Node
 from potluck.wire.recipe import Recipe
 from potluck.wire.tensors import Manifest
-
-APP = Path(app_client.__file__).with_name("app")
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +210,10 @@ def test_the_app_states_every_setting_and_its_default():
 
     assert {name.replace("-", "_"): value for name, value in table["config"].items()} == AppSettings().model_dump()
     assert table["components"]["clientapp"] == f"{app_client.__name__}:app"
+
+
+def test_the_page_has_every_setting_with_its_default_and_what_it_means():
+    page = (Path(__file__).parents[2] / "docs" / "flower.md").read_text("utf-8")
+
+    for name, about in AppSettings.model_fields.items():
+        assert f"| `{name.replace('_', '-')}` | `{json.dumps(about.default)}` | {about.description} |" in page

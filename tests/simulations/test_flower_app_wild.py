@@ -24,12 +24,10 @@ from potluck.client.training.completing import completed
 from potluck.client.training.local import LocalTrainer
 from potluck.client.work import Job, Word, order_of
 from potluck.coordinator.site import plan_of
-from potluck.simulations.flower import app_client
 from potluck.simulations.flower.app_messages import bytes_in
+from potluck.simulations.flower.app_run import APP
 from potluck.simulations.flower.grid import Node
 from potluck.wire.recipe import Recipe
-
-APP = Path(app_client.__file__).with_name("app")
 
 
 @pytest.fixture(scope="module")

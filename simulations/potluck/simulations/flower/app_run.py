@@ -20,6 +20,8 @@ from potluck.wire.recipe import Recipe
 from potluck.wire.settings import Settings
 
 Location = Annotated[str, Field(max_length=4_096)]
+APP: Final = Path(__file__).with_name("app")
+"""What `flwr run` takes."""
 RECIPE: Final = "recipe.json"
 SCENARIO: Final = "scenario.json"
 PEOPLE: Final = "people.json"
