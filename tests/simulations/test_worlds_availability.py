@@ -133,6 +133,14 @@ def test_people_join_over_the_time_of_the_table_and_leave_for_good():
     assert later / 1_000 == pytest.approx(0.2893, abs=0.04)  # ∫ exp(−(148 − j) / 100) dj / 48 over j in (0, 48)
 
 
+def test_somebody_who_is_online_goes_when_it_leaves_for_good():
+    pattern = Spells(Churn(online_h=1e6, offline_h=1.0, stays_h=10.0), 0)
+    leaves = [pattern.offline_after_s(person, 0.0) for person in range(1_000)]
+
+    assert sum(leaves) / 1_000 / HOUR_S == pytest.approx(10.0, rel=0.1)
+    assert {pattern.next_online_s(person, moment) for person, moment in enumerate(leaves)} == {NEVER}
+
+
 def test_dropouts_are_the_share_of_the_leases_that_the_table_says():
     pattern = Present((), 0.1, 0)
     gave_up = [pattern.drops(person, version) for person in range(100) for version in range(100)]

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def test_a_device_of_ones_own_has_the_speeds_that_were_set(tmp_path: Path, cache
     (person,) = build(scene(devices=[table]), recipe(), 1, tmp_path, cache=cache).people
 
     assert (person.device.train_s(770), person.device.upload_s(10**6), person.device.download_s(10**7)) == (10, 1, 1)
+
+
+def test_a_speed_that_is_set_replaces_that_of_the_class(tmp_path: Path, cache: Path):
+    (person,) = build(
+        scene(devices=[{"name": "laptop", "tokens_per_s": 77.0, "spread": 0.0}]), recipe(), 1, tmp_path, cache=cache
+    ).people
+
+    assert person.device == replace(DEVICES["laptop"], tokens_per_s=77.0)
 
 
 @pytest.mark.parametrize(

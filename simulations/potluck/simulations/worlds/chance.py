@@ -39,7 +39,7 @@ def apportioned(total: int, shares: Sequence[float]) -> list[int]:
     """Split *total* into whole numbers close to *shares*, by largest remainder; they add up to *total*."""
     whole = sum(shares)
     exact = [total * share / whole for share in shares]
-    counts = [math.floor(round(part, 9)) for part in exact]  # 0.29 · 100 is a hair below 29 in binary
+    counts = [math.floor(part) for part in exact]
     rest = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
     for i in rest[: total - sum(counts)]:
         counts[i] += 1
