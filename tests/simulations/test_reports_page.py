@@ -224,13 +224,18 @@ def test_the_picture_of_bytes_draws_both_ways():
 
 @pytest.mark.parametrize(
     ("last_h", "unit", "ends"),
-    [(0.5, "minutes", [15.0, 30.0]), (10.0, "hours", [0.25, 10.0]), (96.0, "days", [0.25 / 24, 4.0])],
+    [
+        (0.25, "minutes", [7.5, 15.0]),
+        (10.0, "hours", [5.0, 10.0]),
+        (96.0, "days", [2.0, 4.0]),
+        (0.01, "seconds", [18.0, 36.0]),
+    ],
 )
 def test_the_picture_of_hours_has_a_bar_from_begin_to_end(last_h: float, unit: str, ends: list[float]):
     run = run_of(
         [
-            round_row(1, 3.0, ended="COMMITTED", ended_h=0.25),
-            round_row(2, 3.0, ended="ABANDONED", began_h=0.25, ended_h=last_h),
+            round_row(1, 3.0, ended="COMMITTED", ended_h=last_h / 2),
+            round_row(2, 3.0, ended="ABANDONED", began_h=last_h / 2, ended_h=last_h),
         ]
     )
 
@@ -291,7 +296,7 @@ def test_the_pictures_of_points_tell_the_hostile_apart():
     }
 
     assert found["weights"] == [[[60.0, 90.0]], [[40.0, pytest.approx(10.0)]]]
-    assert found["clients"] == [[[3.0, 2.0]], [[3.5, 3.0]]]
+    assert found["clients"] == [[[3.0, -1.0]], [[3.5, -0.5]]]
 
 
 def test_an_svg_has_no_colour_of_its_own(busy: Path):

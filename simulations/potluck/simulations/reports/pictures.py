@@ -19,7 +19,7 @@ ENDINGS: Final = ("counted", "late", "dropped", "expired", "rejected")
 """How a lease ends, in the order in which they are stacked."""
 FEW: Final = 3
 """Clients of a version with fewer measurements have no spread."""
-UNITS: Final = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"))
+UNITS: Final = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, "seconds"))
 """Of simulated time, in hours: the first that a run has two of."""
 MANY: Final = 400
 """Points in one picture from which on they are drawn smaller."""
@@ -73,21 +73,19 @@ def _spread(axes: Any, run: Run, paint: Paint) -> None:  # noqa: ANN401 - an Axe
 
 
 def draw_clients(run: Run, paint: Paint) -> Any:  # noqa: ANN401 - a Figure, or None
-    """Draw each client's held-out loss under the base and under the last version: below the diagonal it gained."""
+    """Draw how much each client's held-out loss changed from the base to the last version, over the base's."""
     known = [row for row in run.clients if math.isfinite(row.loss_base) and math.isfinite(row.loss)]
     if not known:
         return None
-    drawn, (axes,) = figure(paint, size=(5.2, 4.4))
-    ends = [value for row in known for value in (row.loss_base, row.loss)]
-    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=paint.second_ink, linewidth=1, label="no change")
+    drawn, (axes,) = figure(paint)
     for hostile, colour, label in ((False, paint.first, "client"), (True, paint.bad, "hostile client")):
         mine = [row for row in known if row.hostile is hostile]
         if mine:
-            axes.scatter(
-                [row.loss_base for row in mine], [row.loss for row in mine], color=colour, label=label, **_points(known)
-            )
+            bases, changes = [row.loss_base for row in mine], [row.loss - row.loss_base for row in mine]
+            axes.scatter(bases, changes, color=colour, label=label, **_points(known))
+    axes.axhline(0, color=paint.second_ink, linewidth=1, linestyle=(0, (4, 3)), label="no change")
     axes.grid(visible=True, axis="both", color=paint.grid)
-    axes.set(xlabel="loss under the base model, nats per token", ylabel="loss under the shared adapter")
+    axes.set(xlabel="held-out loss under the base model, nats per token", ylabel="change under the shared adapter")
     legend(axes, paint)
     return drawn
 
@@ -211,7 +209,7 @@ PICTURES: Final[Mapping[str, Picture]] = MappingProxyType(
         ),
         "clients": Picture(
             "Client by client",
-            "One point a client. Below the line the shared adapter is better than the base on that client's text.",
+            "One point a client. Below the line the shared adapter is better than the base on that client's held-out text.",
             draw_clients,
             "No client was measured both under the base and under a version.",
         ),
