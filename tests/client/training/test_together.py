@@ -3,6 +3,7 @@
 The SequentialEngine runs the very code of a volunteer's machine, so it says what is right.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from potluck.client.lessons import Lesson, Term
 from potluck.client.training.bases import Base
 from potluck.client.training.completing import completed
 from potluck.client.training.errors import TrainingDiverged
+from potluck.client.training.local import LocalTrainer
 from potluck.client.training.together.batched import BatchedEngine
 from potluck.client.training.together.llama import GATED, LINEAR
 from potluck.client.training.together.sequential import SequentialEngine
-from potluck.client.work import Trained
+from potluck.client.work import Job, Trained, Word
 from potluck.wire.recipe import Recipe
 from tiny import random_adapter
 
@@ -122,6 +124,23 @@ def furthest(found: list[Trained], expected: list[Trained]) -> float:
 
 def engines(town: Town, dtype: str, **settings: int) -> tuple[BatchedEngine, SequentialEngine]:
     return BatchedEngine(town.cache, dtype=dtype, **settings), SequentialEngine(town.cache, dtype=dtype)
+
+
+@pytest.mark.parametrize("init", ["continue", "orthonormal"])
+def test_the_measure_of_what_is_right_gives_a_volunteers_very_bits(town: Town, tmp_path: Path, init: str):
+    """So a simulated round can be compared with one over the wire by its digest."""
+    here = term(changed(town.recipe, adapter={"init": init}))
+    adapter = tmp_path / hashlib.sha256(here.adapter).hexdigest()
+    adapter.write_bytes(here.adapter)
+    job = Job(here.recipe, adapter, here.version, SEED, 5, town.text[1], tmp_path, threads=1)
+    alone = LocalTrainer(town.cache).train(job, lambda _: Word.GO)
+
+    _, found = SequentialEngine(town.cache).train(
+        here, [Lesson(town.text[0], order=1), Lesson(town.text[1], order=5, measured=True)]
+    )
+
+    assert {n: v.tobytes() for n, v in found.deltas.items()} == {n: v.tobytes() for n, v in alone.deltas.items()}
+    assert replace(found, deltas={}) == replace(alone, deltas={})
 
 
 @pytest.mark.parametrize("init", ["continue", "fresh", "half", "orthonormal"])
