@@ -299,6 +299,16 @@ def test_the_pictures_of_points_tell_the_hostile_apart():
     assert found["clients"] == [[[3.0, -1.0]], [[3.5, -0.5]]]
 
 
+def test_a_picture_of_very_many_points_shows_one_in_a_few_and_says_so():
+    """A hundred thousand updates would make a page of many megabytes."""
+    run = run_of(updates=[update_row("a", n / 9000, 0.5, hostile=n % 3 == 0) for n in range(9000)])
+
+    (axes,) = PICTURES["weights"].draw(run, LIGHT).axes
+
+    assert [len(points.get_offsets()) for points in axes.collections] == [2000, 1000]
+    assert [points.get_label() for points in axes.collections] == ["update, one in 3", "hostile update, one in 3"]
+
+
 def test_an_svg_has_no_colour_of_its_own(busy: Path):
     run = read_run(busy)
     for name in ("loss", "weights"):

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -23,6 +23,8 @@ UNITS: Final = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, 
 """Of simulated time, in hours: the first that a run has two of."""
 MANY: Final = 400
 """Points in one picture from which on they are drawn smaller."""
+MOST: Final = 4_000
+"""Points in one picture: a page of more is slow to open."""
 
 
 @final
@@ -81,8 +83,7 @@ def draw_clients(run: Run, paint: Paint) -> Any:  # noqa: ANN401 - a Figure, or 
     for hostile, colour, label in ((False, paint.first, "client"), (True, paint.bad, "hostile client")):
         mine = [row for row in known if row.hostile is hostile]
         if mine:
-            bases, changes = [row.loss_base for row in mine], [row.loss - row.loss_base for row in mine]
-            axes.scatter(bases, changes, color=colour, label=label, **_points(known))
+            _scatter(axes, [(row.loss_base, row.loss - row.loss_base) for row in mine], len(known), colour, label)
     axes.axhline(0, color=paint.second_ink, linewidth=1, linestyle=(0, (4, 3)), label="no change")
     axes.grid(visible=True, axis="both", color=paint.grid)
     axes.set(xlabel="held-out loss under the base model, nats per token", ylabel="change under the shared adapter")
@@ -178,8 +179,7 @@ def draw_weights(run: Run, paint: Paint) -> Any:  # noqa: ANN401 - a Figure, or 
     for hostile, colour, label in ((False, paint.first, "update"), (True, paint.bad, "hostile update")):
         mine = [row for row in rows if row.hostile is hostile]
         if mine:
-            shares, weights = [100 * row.share for row in mine], [100 * row.weight for row in mine]
-            axes.scatter(shares, weights, color=colour, label=label, **_points(rows))
+            _scatter(axes, [(100 * row.share, 100 * row.weight) for row in mine], len(rows), colour, label)
     axes.grid(visible=True, axis="both", color=paint.grid)
     axes.set(xlabel="claimed, % of its round", ylabel="counted, %")
     legend(axes, paint)
@@ -193,9 +193,13 @@ def _dots(number: int) -> dict[str, Any]:
     return {"marker": "o", "markersize": 4} if number <= MANY // 10 else {}
 
 
-def _points(all_of_them: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with a length
-    many = len(all_of_them) > MANY
-    return {"s": 9 if many else 22, "alpha": 0.5 if many else 0.85, "linewidths": 0}
+def _scatter(axes: Any, points: Sequence[tuple[float, float]], total: int, colour: str, label: str) -> None:  # noqa: ANN401 - an Axes
+    """Draw *points*, of *total* in the picture; of more than it can show one in a few, and the legend says so."""
+    step = math.ceil(total / MOST)
+    shown = np.array(points[::step])
+    look = {"s": 9, "alpha": 0.5} if total > MANY else {"s": 22, "alpha": 0.85}
+    said = label if step == 1 else f"{label}, one in {step}"
+    axes.scatter(shown[:, 0], shown[:, 1], color=colour, label=said, linewidths=0, **look)
 
 
 PICTURES: Final[Mapping[str, Picture]] = MappingProxyType(
@@ -209,7 +213,7 @@ PICTURES: Final[Mapping[str, Picture]] = MappingProxyType(
         ),
         "clients": Picture(
             "Client by client",
-            "One point a client. Below the line the shared adapter is better than the base on that client's held-out text.",
+            "One point a client. Below the line the shared adapter is better than the base on that client's text.",
             draw_clients,
             "No client was measured both under the base and under a version.",
         ),
