@@ -205,7 +205,7 @@ def test_a_norm_that_overflows_is_refused_without_a_warning(place: int, b: float
     updates[place] = Update({"p": LowRank(np.float64(b) * term.b, np.float64(a) * term.a)}, {}, 1)
 
     with pytest.raises(BadUpdate, match=says) as refusal:
-        list(folded(Cohort(iter_again(updates), (), {}), ["p"], np.ones(3), plan(Telling(), exact=exact)))
+        list(folded(Cohort(iter_again(updates), (), {}), ["p"], np.ones(3), plan(Telling(), exact=exact, rank=4)))
 
     if not exact or np.isinf(a):
         assert str(refusal.value).startswith(f"update {place}: ")

@@ -45,6 +45,27 @@ def test_a_step_adds_the_momentum_to_the_master_and_keeps_it(rank: int):
         assert after.moments is None
 
 
+def test_what_is_sketched_is_cut_from_gram_matrices():
+    """A direction of 1e-8 beside 1 is there where sums are exact, and noise where they are sketched."""
+    term = LowRank(np.eye(6)[:, :3] * [1.0, 0.5, 1e-8], np.eye(5)[:3], 2.0)
+
+    for exact, rank in ((True, 3), (False, 2)):
+        after = moved([term], Before(None, term, None, exact), FedAvgM(1.0, 0.5), rank=4, shape=SHAPE)
+        for found in (after.master, after.momentum):
+            assert found.rank == rank
+            np.testing.assert_allclose(found.dense(), 1.5 * term.dense(), atol=1e-7)
+        assert after.cost.norm == pytest.approx(3 * 1.25**0.5, rel=1e-7)
+
+    less = moved([term], Before(term, None, None, exact=False), FedAvg(), rank=1, shape=SHAPE)
+    assert (less.master.rank, less.cost.discarded) == (1, pytest.approx(2.0))
+    nothing = moved([], Before(None, None, None, exact=False), FedAvg(), rank=1, shape=SHAPE)
+    assert (nothing.master.shape, nothing.master.rank, nothing.cost.norm) == (SHAPE, 0, 0.0)
+    turned = moved_in_basis(
+        [term], Before(low_rank(np.random.default_rng(8), SHAPE, 1, 0.0), None, None), FedAvg(), rank=4, shape=SHAPE
+    )
+    assert turned.master.rank == 3  # one public factor: sums are exact however many there are
+
+
 def test_a_first_step_of_nothing_is_a_master_of_zero():
     """Of the module's shape, although no term says which that is; without a momentum only if the optimiser has none."""
     for after in both_ways([], NOTHING, FedAvg(), 3):

@@ -90,6 +90,18 @@ def test_products_are_computed_where_something_reads_them(why: str, *, exact: bo
         assert [stage.step for stage in result.history] == ["Times", "Longest"]
 
 
+def test_a_sketch_is_of_what_the_rules_clients_train():
+    """It looks closer at the side that is public."""
+    grams = []
+    for trains in ("a", "b"):
+        cohort = round_of()
+        census = cohort.census()
+        stage = Wanted((), exact=False, screened=True, reference=None, mapped=map, trains=trains)
+        grams.append(weighed(cohort, census, stage).products.gram)
+        assert np.array_equal(grams[-1], sketched_products(cohort, census, map, trains=trains).gram)
+    assert not np.array_equal(*grams)
+
+
 def test_screening_reads_the_round_and_the_error_of_its_products():
     """Two copies among others, and the reach of a sketch's error, as screen says them."""
     rng = np.random.default_rng(3)
