@@ -4,6 +4,8 @@ from typing import Final
 
 import psutil
 
+from potluck.client.training.losses import CHUNK
+from potluck.client.training.together import heads
 from potluck.client.training.together.resident import Resident
 
 SHARE: Final = 8
@@ -19,16 +21,18 @@ NUMBERS: Final = 6
 def room(base: Resident, rank: int) -> int:
     """Return how many clients of *rank* may train at once: at least one, the same on every call on this machine.
 
-    An estimate, from above: per token and layer 16 vectors of the model's width, 6 of the feed-forward's and a row of
-    attention weights a head, and per token three rows of logits.
+    An estimate, from above: per token and layer 12 vectors of the model's width, 5 of the feed-forward's and 2 rows of
+    attention weights a head; and 3 rows of logits for each token, or for CHUNK of them where the head allows that.
     """
     config, recipe = base.model.config, base.recipe
     tokens = recipe.training.batch * recipe.data.max_tokens
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
     row = config.num_attention_heads * recipe.data.max_tokens
-    activations = tokens * (layers * (16 * width + 6 * inner + 2 * row) + 3 * config.vocab_size)
-    factors = NUMBERS * rank * sum(d + k for d, k in recipe.modules().values())
-    size = base.dtype.itemsize * (activations + factors)
-    allowed: int = min(BYTES, psutil.virtual_memory().total // SHARE)
-    return int(max(1, min(allowed // size, TOKENS // tokens)))
+    plain = heads.plain(base.model)
+    logits = 3 * config.vocab_size * base.dtype.itemsize
+    activations = tokens * layers * (12 * width + 5 * inner + 2 * row) * base.model.dtype.itemsize
+    factors = NUMBERS * rank * sum(d + k for d, k in recipe.modules().values()) * base.dtype.itemsize
+    allowed: int = min(BYTES, psutil.virtual_memory().total // SHARE) - plain * CHUNK * logits
+    client = activations + factors + (not plain) * tokens * logits
+    return int(max(1, min(allowed // client, TOKENS // tokens)))
