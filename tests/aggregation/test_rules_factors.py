@@ -56,13 +56,26 @@ def test_means_of_factors_refuse_an_update_whose_rank_changed_in_training():
 def test_fedit_takes_updates_that_began_at_zero():
     """The mean of the factors themselves."""
     rng = np.random.default_rng(RNG_SEED)
-    one, two = low_rank(rng, SHAPE, 3), low_rank(rng, SHAPE, 3)
+    one, two = low_rank(rng, SHAPE, 3, 4.0), low_rank(rng, SHAPE, 3, 4.0)
     fold = fold_of("fedit")
     fold.add(Part(0.25, one, NOTHING))
     fold.add(Part(0.75, two, NOTHING))
 
     b, a = (0.25 * x.astype(float) + 0.75 * y.astype(float) for x, y in ((one.b, two.b), (one.a, two.a)))
-    assert relative(sum(term.dense() for term in fold.combined(1.0)), b @ a) <= 1e-14
+    assert relative(sum(term.dense() for term in fold.combined(1.0)), 4.0 * b @ a) <= 1e-14
+
+
+def test_fedit_subtracts_float32_in_float64():
+    """A start a thousand times as large as what was learned, and no multiple of it: float32 would round B − B₀."""
+    rng = np.random.default_rng(RNG_SEED)
+    start = LowRank(*(np.float32(1000.1) * factor for factor in (low_rank(rng, SHAPE, 2).b, low_rank(rng, SHAPE, 2).a)))
+    trained = LowRank(start.b + low_rank(rng, SHAPE, 2).b, np.float32(0.3) * start.a)
+    fold = fold_of("fedit")
+    fold.add(Part(1.0, trained, start))
+
+    found = sum(term.dense() for term in fold.combined(1.0))
+
+    assert np.linalg.norm(found - (trained.dense() - start.dense())) <= 1e-14 * trained.norm()
 
 
 @pytest.mark.parametrize(("rounds", "letter"), [(0, "A"), (1, "B"), (2, "A"), (3, "B")])
@@ -197,6 +210,42 @@ def test_folds_over_a_large_cohort_keep_their_promise(name: str):
     )
 
     assert relative(sketched, exact) <= 1e-3
+
+
+def test_raflora_weighs_every_column_at_its_scale():
+    """Two ranks at the scale 3: the first column by both, the second by the one that has it, cross terms and all."""
+    rng = np.random.default_rng(RNG_SEED)
+    wide = low_rank(rng, SHAPE, 2, 3.0)
+    starts = [leading(wide, 1), wide]
+    trained = [trained_from(rng, start, 0.7) for start in starts]
+    fold = fold_of("raflora", ranks=(1, 2), weights=(0.75, 0.25))
+    for weight, end, start in zip((0.75, 0.25), trained, starts, strict=True):
+        fold.add(Part(weight, end, start))
+
+    def column(term: LowRank, place: int) -> np.ndarray:
+        return 3.0 * np.outer(term.b[:, place].astype(float), term.a[place].astype(float))
+
+    first = [column(end, 0) - column(start, 0) for end, start in zip(trained, starts, strict=True)]
+    second = column(trained[1], 1) - column(wide, 1)
+    expected = 0.75 * first[0] + 0.25 * first[1] + second
+    assert relative(sum(term.dense() for term in fold.combined(1.0)), expected) <= 1e-14
+
+
+@pytest.mark.parametrize("wide", [0, 1, 2, 3])
+def test_raflora_sketches_in_the_widest_type_of_an_update(wide: int):
+    """A digit that only one float64 factor has is not lost."""
+    rng = np.random.default_rng(RNG_SEED)
+    start = low_rank(rng, SHAPE, 2)
+    moved = trained_from(rng, start)
+    factors = [moved.b, moved.a, start.b, start.a]
+    factors[wide] = factors[wide].astype(np.float64) + 1e-9 * rng.normal(size=factors[wide].shape)
+    trained, start = LowRank(*factors[:2]), LowRank(*factors[2:])
+    module = Module("w", SHAPE, NOTHING, ranks=(2,), weights=(1.0,), exact=False, rank=4)
+    fold = AGGREGATORS["raflora"]().fold(module)
+
+    fold.add(Part(1.0, trained, start))
+
+    assert relative(sum(term.dense() for term in fold.combined(1.0)), trained.dense() - start.dense()) <= 1e-12
 
 
 def test_raflora_sums_float32_in_float64_where_sums_are_exact():

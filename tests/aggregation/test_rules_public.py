@@ -64,6 +64,49 @@ def test_a_start_at_zero_is_b_zero_beside_the_public_a():
     np.testing.assert_array_equal(part.change, 2 * ONE)
 
 
+def test_a_start_at_zero_has_the_scale_of_what_came_of_it():
+    """B = 0 at any scale is nothing trained, for either factor."""
+    nothing = LowRank(np.zeros((3, 0)), np.zeros((0, 2)))
+    begun = LowRank(0 * ONE, TWO, 2.0)
+
+    assert moved_factor(begun, nothing) is None
+    assert moved_factor(LowRank(ONE, TWO, 2.0), nothing) == "b"
+    for factor in ("b", "a"):
+        assert not public_part(begun, nothing, factor=factor).change.any()
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0, -4.0])
+@pytest.mark.parametrize("scale", [2.0, 3.0])
+@pytest.mark.parametrize("factor", ["b", "a"])
+def test_a_change_is_counted_in_any_unit_and_written_where_it_is_wanted(factor: str, scale: float, unit: float):
+    """(s·B − s₀·B₀) / unit beside the public A times unit is the innovation; of one scale or of two."""
+    trained = LowRank(ONE + np.array([[1], [0], [4]]), TWO, scale)
+    if factor == "a":
+        trained = LowRank(ONE, TWO + np.array([[0.5, 2]]), scale)
+    room = np.full((3, 1) if factor == "b" else (1, 2), np.nan)
+
+    part = public_part(trained, START, factor=factor, out=room, unit=unit)
+
+    assert (part.change is room, part.unit) == (True, unit)
+    mine, base = (trained.b, ONE) if factor == "b" else (trained.a, TWO)
+    np.testing.assert_allclose(part.change, (scale * mine - 2.0 * base) / unit, rtol=1e-15)
+    np.testing.assert_allclose(part.low_rank(part.change).dense(), trained.dense() - START.dense(), rtol=1e-15)
+
+
+def test_two_scales_are_subtracted_in_float64():
+    """Each product would be rounded to float32 before the difference, which is a ten-thousandth of it."""
+    base = np.array([[1 / 3], [1e-3]], np.float32)
+    start, trained = (
+        LowRank(base, np.ones((1, 2), np.float32), 0.1),
+        LowRank(base, np.ones((1, 2), np.float32), 0.10001),
+    )
+    exact = 0.10001 * base.astype(float) - 0.1 * base.astype(float)
+
+    for room in (None, np.empty((2, 1))):
+        np.testing.assert_array_equal(public_part(trained, start, out=room).change, exact)
+    assert public_part(trained, start, dtype=np.float32).change.dtype == np.float32
+
+
 def test_float32_stays_float32_if_asked_and_is_exact_otherwise():
     """Coordinates are sorted as they came; sums are taken in float64, where the difference of two float32 is exact."""
     base = np.array([[1 / 3], [1e-3]], np.float32)
@@ -91,6 +134,27 @@ def test_an_update_without_a_public_factor_is_refused(trained, factor, message):
 
     assert "layer 3" in str(refusal.value)
     assert "mean" in refusal.value.__notes__[0]
+
+
+def test_a_module_without_a_name_is_called_a_module():
+    with pytest.raises(BadUpdate, match=r"^a module: A was to stay"):
+        public_part(LowRank(ONE, TWO + 1, 2.0), START, factor="b")
+
+
+@pytest.mark.parametrize("name", ["ffa", "fedsvd", "rolora", "fedsa"])
+def test_linear_rules_take_any_mix_of_scales(name: str):
+    """By hand: a quarter of 4·1 and three quarters of −2·3, in units of whichever came first."""
+    fold = AGGREGATORS[name]().fold(module())
+    for weight, scale, step in ((0.25, 4.0, 1.0), (0.75, -2.0, 3.0)):
+        start = LowRank(ONE, TWO, scale)
+        moved = LowRank(ONE, TWO + step, scale) if name == "fedsa" else LowRank(ONE + step, TWO, scale)
+        fold.add(Part(weight, moved, start))
+
+    (term,) = fold.combined(0.5)
+
+    change = 2 * (0.25 * 4.0 * 1.0 - 0.75 * 2.0 * 3.0)
+    expected = ONE @ np.full((1, 2), change) if name == "fedsa" else np.full((3, 1), change) @ TWO
+    np.testing.assert_allclose(term.dense(), expected, rtol=1e-15)
 
 
 def test_two_bases_are_refused():
