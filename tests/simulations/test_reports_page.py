@@ -18,7 +18,7 @@ from potluck.simulations.reports.runs import NotARun, read_run
 from potluck.simulations.reports.tables import read_rows, write_rows
 from potluck.simulations.reports.words import brief, count, loss, percent, size, span
 from potluck.simulations.rows import UpdateRow
-from simulated import MadeUp, write_run
+from simulated import MadeUp, client_row, run_of, update_row, write_run
 
 BUSY = MadeUp(clients=60, rounds=6, hostile=0.2, dropout=0.2, attack="sign_flip")
 
@@ -72,6 +72,7 @@ def test_the_page_asks_for_nothing(page: str):
     assert not {"script", "link", "img", "iframe", "object", "base"} & set(reader.elements)
     assert not {"src", "srcset", "action"} & {name for name, _ in reader.attributes}
     assert all(value.startswith("#") for name, value in reader.attributes if name.endswith("href"))
+    assert reader.elements.count("style") == 1  # one inside a picture would be the whole page's
     assert all(found == "#" for found in re.findall(r"url\(['\"]?(.)", page))
     assert "http" not in page
     assert "@import" not in page
@@ -161,6 +162,26 @@ def test_the_page_says_the_numbers(busy: Path, page: str):
         "old laptop",
     ):
         assert said in page
+
+
+def test_machines_are_told_apart_by_what_came_of_their_leases():
+    """By hand: of the phone's four leases one went away, one ran out and one came late; medians are of what came."""
+    came = {"bytes_up": 1, "train_s": 60.0, "download_s": 7200.0, "upload_s": 5.0}
+    run = run_of(
+        updates=[
+            update_row("a", 1, 1, **came),
+            update_row("a", 1, 1, outcome="late", **came | {"train_s": 180.0}),
+            update_row("a", 1, 1, outcome="dropped"),
+            update_row("a", 1, 1, outcome="expired"),
+        ],
+        clients=[client_row("a", device="phone"), client_row("b", device="laptop")],
+    )
+
+    page = report(run)
+
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert ["laptop", "1", "0", "0", *("\N{EN DASH}" * 4)] in cells
+    assert ["phone", "1", "4", "1", "50.0 %", "2.0 h", "2 min", "5 s"] in cells
 
 
 def test_where_nothing_was_measured_the_page_says_so_and_old_pictures_go(tmp_path: Path):

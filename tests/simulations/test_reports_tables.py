@@ -66,7 +66,7 @@ def test_a_field_of_another_type_is_refused_and_the_old_file_stays(tmp_path: Pat
     """A whole number for a loss would be read as another type; None would be a hole."""
     path = tmp_path / "clients.parquet"
     write_rows(path, [CLIENT], ClientRow)
-    for wrong in ({"loss": 2}, {"loss": None}, {"rank": 4.0}, {"hostile": 1}, {"client": b"Hamlet"}):
+    for wrong in ({"loss": 2}, {"loss": None}, {"rank": 4.0}, {"rank": True}, {"hostile": 1}, {"client": b"Hamlet"}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             write_rows(path, [dataclasses.replace(CLIENT, **wrong)], ClientRow)
 
