@@ -138,6 +138,20 @@ def test_yogi_forgets_no_faster_than_it_learns():
     )
 
 
+def test_yogi_stays_where_the_square_is_what_it_remembers():
+    """The sign of nothing is nothing: v = Δ² = 1/4 is left alone, beside an entry that moves."""
+    step = OUTER["fedyogi"](adaptivity=0.5)
+
+    _, moments = step(np.array([0.5, 1.0]), step.begun((2,)))
+
+    assert moments.second.tolist() == pytest.approx([0.25, 0.26])
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedasync", "fedbuff"])
+def test_steps_without_momentum_leave_none(name: str):
+    assert OUTER[name]()([], []) == ([], ())
+
+
 @pytest.mark.parametrize("outer", ADAPTIVE)
 @pytest.mark.parametrize("rule", ["mean", "fedit", "flexlora", "rolora", "fedsvd", "fedsa", "fedsb"])
 def test_element_wise_steps_are_refused_without_a_fixed_public_factor(rule: str, outer: str):
@@ -156,6 +170,11 @@ def test_element_wise_steps_are_taken_against_a_public_factor(rule: str):
 @pytest.mark.parametrize(
     ("outer", "settings", "message"),
     [
+        ("fedavg", {"eta": 0.0}, "^fedavg has eta 0"),
+        ("fedavgm", {"eta": -1.0}, "^fedavgm has eta -1"),
+        ("fedavgm", {"beta": 1.0}, "^fedavgm beta is 1"),
+        ("nesterov", {"eta": float("nan")}, "^nesterov has eta nan"),
+        ("nesterov", {"mu": -0.1}, "^nesterov mu is -0.1"),
         ("fedbuff", {"eta": 0.0}, "fedbuff has eta 0"),
         ("fedbuff", {"exponent": -0.5}, "fedbuff exponent is -0.5"),
         ("fedbuff", {"exponent": float("inf")}, "fedbuff exponent is inf"),
@@ -169,6 +188,7 @@ def test_element_wise_steps_are_taken_against_a_public_factor(rule: str):
         ("fedadam", {"beta1": 1.0}, "fedadam beta1 is 1"),
         ("fedadam", {"beta2": 1.0}, "fedadam beta2 is 1"),
         ("fedadam", {"adaptivity": 0.0}, "fedadam has adaptivity 0"),
+        ("fedadam", {"adaptivity": float("inf")}, "fedadam has adaptivity inf"),
         ("fedyogi", {"eta": 0.0}, "fedyogi has eta 0"),
         ("fedyogi", {"beta1": -0.1}, "fedyogi beta1 is -0.1"),
         ("fedyogi", {"beta2": 2.0}, "fedyogi beta2 is 2"),

@@ -6,7 +6,13 @@ import pytest
 from adapters import low_rank, trained_from
 from potluck.aggregation import LowRank
 from potluck.aggregation.rules.base import Module
-from potluck.aggregation.sums import MOST_STARTS, InnovationSum, updates_at_once
+from potluck.aggregation.sums import (
+    MOST_STARTS,
+    STACK_BYTES,
+    WHOLE_BYTES,
+    InnovationSum,
+    updates_at_once,
+)
 
 SHAPE = (8, 7)
 NONE = LowRank(np.zeros((8, 0)), np.zeros((0, 7)))
@@ -205,3 +211,50 @@ def test_as_many_updates_wait_as_memory_holds(*, exact: bool, count: int, rank: 
     of = Module("m", (3000, 3000), NONE, count=count, exact=exact, rank=2)
 
     assert updates_at_once(of, rank, 6000 * 4) == at_once
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "sketched"])
+def test_a_module_of_one_row_or_column_is_summed(shape: tuple[int, int], *, exact: bool):
+    rng = np.random.default_rng(12)
+    start = low_rank(rng, shape, 2)
+    running, expected = InnovationSum(module(exact=exact, shape=shape)), np.zeros(shape)
+
+    for weight in (0.5, -2.0, 1.0):
+        trained = trained_from(rng, start, 1.0)
+        running.add(trained, start, weight)
+        expected += weight * (trained.dense() - start.dense())
+
+    np.testing.assert_allclose(sum(term.dense() for term in running.scaled(1.0)), expected, atol=1e-5)
+
+
+def test_a_sketched_sum_of_halves_is_in_float32():
+    """Linear algebra takes no halves."""
+    rng = np.random.default_rng(13)
+    start = low_rank(rng, SHAPE, 2)
+    start, trained = (
+        LowRank(t.b.astype(np.float16), t.a.astype(np.float16)) for t in (start, trained_from(rng, start))
+    )
+    running = InnovationSum(module(exact=False))
+
+    running.add(trained, start, 1.0)
+    terms = running.scaled(1.0)
+
+    assert terms[-1].b.dtype == np.float32
+    np.testing.assert_allclose(dense(terms), trained.dense() - start.dense(), atol=1e-5)
+
+
+def test_how_many_updates_wait_together():
+    """By hand: 256 columns where sums are exact; else as many bytes as fit, and more where that is the whole round."""
+
+    def waiting(rank: int, count: int, *, exact: bool) -> int:
+        return updates_at_once(Module("m", SHAPE, NONE, count=count, exact=exact, rank=2), rank, 1 << 20)
+
+    assert [waiting(rank, 0, exact=True) for rank in (0, 1, 3, 256, 300)] == [256, 256, 85, 1, 1]
+    assert [waiting(3, count, exact=True) for count in (5, 85, 100)] == [5, 85, 85]
+    whole, stack = WHOLE_BYTES >> 20, STACK_BYTES >> 20
+    assert [waiting(4, count, exact=False) for count in (10, whole // 4)] == [10, whole // 4]
+    assert [waiting(4, count, exact=False) for count in (whole // 4 + 1, 1000)] == [stack // 4, stack // 4]
+    assert waiting(4, 0, exact=False) == whole // 4
+    assert all(type(waiting(3, 1000, exact=exact)) is int for exact in (True, False))
+    assert stack < whole
