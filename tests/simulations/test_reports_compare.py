@@ -193,8 +193,20 @@ def test_what_differs_is_named_with_each_run_s_value(tmp_path: Path):
         read_run(write_run(tmp_path / "b", MadeUp(rule="fedit", attack="ipm"))),
     ]
 
-    assert what_differs(runs) == [("aggregation.rule", ("mean", "fedit")), ("scenario.attack", ("", "ipm"))]
+    assert what_differs(runs) == [("recipe.aggregation.rule", ("mean", "fedit")), ("scenario.attack", ("", "ipm"))]
     assert what_differs([runs[0], runs[0]]) == []
+
+
+def test_what_differs_inside_lists_of_tables_is_named_alone():
+    """One of many settings of one of several kinds of machines; what the scenario is about changes nothing."""
+    devices = [{"name": "laptop", "share": 0.5}, {"name": "phone", "share": 0.5}]
+    other = [devices[0], devices[1] | {"share": 0.7}]
+    runs = [
+        replace(FRUGAL, scenario={"about": text, "devices": machines, "zones": [1, 2]})
+        for text, machines in (("one", devices), ("two", other))
+    ]
+
+    assert what_differs(runs) == [("scenario.devices.2.share", ("0.5", "0.7"))]
 
 
 def test_names_are_as_short_as_they_may_be():
@@ -226,7 +238,7 @@ def test_a_comparison_is_whole_and_strict_json(three: list[Path]):
     (robust,) = told["robustness"]
     assert (robust["run"], robust["beside"]) == ("attacked", "clean")
     assert 0.4 < robust["kept"] < 0.7  # 0.5 of 0.9 nats
-    assert told["settings"]["aggregation.rule"] == ["mean", "mean", "fedit"]
+    assert told["settings"]["recipe.aggregation.rule"] == ["mean", "mean", "fedit"]
 
 
 def test_a_target_that_somebody_names_is_taken(three: list[Path]):

@@ -18,6 +18,7 @@ PAGE: Final = "compare.html"
 PICTURE: Final = "compare.png"
 LINES: Final = ("-", "--", ":")
 """Runs beyond the colours that there are get another line."""
+HEADS: Final = tuple(cost.short for cost in COSTS.values())
 Rows = list[tuple[object, ...]]
 
 
@@ -71,7 +72,7 @@ def runs_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:
         rows.append(
             (name, len(run.rounds), loss(run.base_loss), loss(run.best_loss), loss(run.last_loss), *spent, *shares)
         )
-    return ("run", "rounds", "base", "best", "last", *COSTS, "hostile", "leases lost"), rows
+    return ("run", "rounds", "base", "best", "last", *HEADS, "hostile", "leases lost"), rows
 
 
 def quality_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:
@@ -90,7 +91,7 @@ def target_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:
         at = each.reached
         spent = [NONE if at is None else cost.written(at.spent(name)) for name, cost in COSTS.items()]
         rows.append((each.run, NONE if at is None else at.round, *spent))
-    return ("run", "round", *COSTS), rows
+    return ("run", "round", *HEADS), rows
 
 
 def robust_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:

@@ -1,7 +1,7 @@
 """Whether runs can be compared at all, and what else differs between them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from potluck.aggregation.errors import PotluckError
 from potluck.simulations.reports.runs import Run
@@ -9,6 +9,8 @@ from potluck.simulations.reports.runs import Run
 FEWEST: Final = 2
 CLOSE: Final = 1e-3
 """Relative difference between two measurements of the same loss, from other threads or batches."""
+PROSE: Final = frozenset({"recipe.run.purpose", "recipe.data.consent", "scenario.about"})
+"""Settings that change nothing."""
 _SAME: Final = "compare runs of one base model and the same clients; a scenario's seed and --clients fix who they are"
 
 
@@ -60,19 +62,19 @@ def _other_text(one: Mapping[str, float], other: Mapping[str, float]) -> Iterato
 
 
 def what_differs(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return every setting of recipe or scenario in which *runs* differ, by its dotted name, with each run's value."""
-    flat = [_flat("", run.recipe.model_dump(mode="json")) | _flat("scenario.", run.scenario) for run in runs]
-    keys = sorted({key for each in flat for key in each})
+    """Return every setting in which *runs* differ, by its dotted name, with each run's value; prose aside."""
+    flat = [_flat("recipe", run.recipe.model_dump(mode="json")) | _flat("scenario", run.scenario) for run in runs]
+    keys = sorted({key for each in flat for key in each} - PROSE)
     rows = [(key, tuple(each.get(key, "") for each in flat)) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _flat(before: str, table: Mapping[str, Any]) -> dict[str, str]:
-    """Return every value of nested tables in one, by its dotted name, as text."""
-    found: dict[str, str] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            found |= _flat(f"{before}{key}.", value)
-        else:
-            found[f"{before}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return found
+def _flat(before: str, value: object) -> dict[str, str]:
+    """Return every value of nested tables, and of tables in lists, by its dotted name, as text."""
+    if isinstance(value, Mapping):
+        inner = list(value.items())
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        inner = list(enumerate(value, 1))
+    else:
+        return {before: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
+    return {key: text for name, each in inner for key, text in _flat(f"{before}.{name}", each).items()}

@@ -23,6 +23,8 @@ SHARES: Final = (0.25, 0.5, 1.0)
 class Cost:
     """Something that is spent."""
 
+    short: str
+    """The head of a column."""
     title: str
     after: str
     """What stands after an amount of it."""
@@ -31,9 +33,9 @@ class Cost:
 
 COSTS: Final[Mapping[str, Cost]] = MappingProxyType(
     {
-        "bytes": Cost("bytes up and down", "up and down", size),
-        "hours": Cost("simulated time", "of simulated time", span),
-        "tokens": Cost("tokens learned from", "tokens learned from", count),
+        "bytes": Cost("bytes", "bytes up and down", "up and down", size),
+        "hours": Cost("time", "simulated time", "of simulated time", span),
+        "tokens": Cost("tokens", "tokens learned from", "tokens learned from", count),
     }
 )
 """Keys are fields of Point."""
