@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ballots import ballot_of, cast, facts
+from potluck.aggregation import Update
+from potluck.aggregation.weights.registry import WEIGHTS
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aggregation_weights.json").read_text("utf-8"))
 ROWS = np.array(VECTORS["rows"], np.float64)
@@ -26,3 +28,13 @@ def test_steps_give_the_known_answers(case: dict):
         assert ballot.mix @ ROWS == pytest.approx(np.array(case["vectors"]), abs=tolerance)
     if "coefficients" in case:
         assert ballot.coefficients == pytest.approx(np.array(case["coefficients"]), abs=tolerance)
+
+
+def test_factors_are_what_an_update_says_of_itself():
+    """1, its examples, and (1 + τ)^(−½): by hand for seven examples at 0, 3 and 8 versions."""
+    update = Update({}, {}, 7)
+
+    assert [WEIGHTS[name]()(update) for name in ("uniform", "examples", "staleness")] == [1.0, 7.0, 1.0]
+    late = [WEIGHTS["staleness"]()(Update({}, {}, 7, staleness=versions)) for versions in (3, 8)]
+    assert late == pytest.approx([1 / 2, 1 / 3], rel=1e-15)
+    assert not any(WEIGHTS[name].reads_gram for name in ("uniform", "examples", "staleness"))

@@ -68,3 +68,16 @@ def test_the_excess_of_a_median_is_never_less_than_it_is():
         step = np.linalg.norm((early.coefficients - before) @ rows) / np.median(np.linalg.norm(rows, axis=1))
         assert early.excess == pytest.approx(2 * np.linalg.norm(pulls.sum(axis=0)), rel=1e-6)
         assert early.moved == pytest.approx(step, rel=1e-6)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("smoothing", 2.0), ("tolerance", 0.05)])
+def test_a_setting_of_the_step_is_one_of_the_median(setting: str, value: float):
+    """Each moves the result of this round."""
+    rows = rows_of(9)
+    gram, weights = rows @ rows.T, np.full(9, 1 / 9)
+
+    found = cast(Ballot(facts(9), np.eye(9), weights, gram), ["geomedian"], {f"median_{setting}": value})
+
+    expected = geometric_median(gram, weights, **{setting: value}).coefficients
+    assert found.weights == pytest.approx(expected, rel=1e-12)
+    assert np.abs(expected - geometric_median(gram, weights).coefficients).max() > 1e-4

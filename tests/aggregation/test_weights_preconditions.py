@@ -6,6 +6,7 @@ import pytest
 from ballots import ballot_of, cast, facts
 from potluck.aggregation import BadUpdate
 from potluck.aggregation.weights.ballot import Ballot
+from potluck.aggregation.weights.preconditions import inner_products
 
 LEAST = {
     "norm_bound": (2, 1),
@@ -162,16 +163,16 @@ def test_nobody_has_made_a_step():
         cast(ballot_of(rows_of(3), facts(3, steps=[0, 0, 5]), weights=[1, 1, 0]), ["fednova"])
 
 
-@pytest.mark.parametrize("name", sorted({*LEAST, "foolsgold"}))
+@pytest.mark.parametrize("name", sorted({*LEAST, "foolsgold", "fltrust"}))
 def test_numbers_that_distances_cannot_be_made_of_are_refused(name: str):
     """Above 10¹⁵⁰ a square overflows, and an infinite distance turns into NaN somewhere behind."""
     rows = rows_of(7)
     rows[3] *= 1e151
 
     with np.errstate(over="ignore"), pytest.raises(BadUpdate, match=f"^{name}: the largest of 7 vectors has a norm of"):
-        cast(Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), rows @ rows.T), [name])
+        cast(Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), rows @ rows.T, np.ones(8)), [name])
     with pytest.raises(BadUpdate, match="has a norm of nan"):
-        cast(Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), np.full((7, 7), np.nan)), [name])
+        cast(Ballot(facts(7, f=1), np.eye(7), np.full(7, 1 / 7), np.full((7, 7), np.nan), np.ones(8)), [name])
 
 
 def test_norms_are_taken_up_to_ten_to_the_150():
@@ -185,6 +186,8 @@ def test_norms_are_taken_up_to_ten_to_the_150():
         else:
             with pytest.raises(BadUpdate, match=r"has a norm of 1.1e\+150"):
                 cast(ballot, ["krum"])
+    largest = Ballot(facts(1), np.eye(1), np.ones(1), np.array([[1e300]]))
+    assert inner_products(largest, "krum").tolist() == [[1e300]]
 
 
 def test_a_client_that_made_no_step_counts_as_nothing():

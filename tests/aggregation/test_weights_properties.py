@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from ballots import ballot_of, cast, factored, facts
 from potluck.aggregation import BadSetting, gram
 from potluck.aggregation.weights.ballot import Ballot
+from potluck.aggregation.weights.directions import outlying
+from potluck.aggregation.weights.mixing import nearest_means
 from potluck.aggregation.weights.registry import DEFAULT_DEFENCE, WEIGHTS
+from potluck.aggregation.weights.selection import best
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = (
@@ -141,6 +144,56 @@ def test_what_the_round_weighs_as_a_whole_stays(name: str, seed: int):
         assert 0 < after.weights.sum() <= 0.75 + 1e-12
     else:
         assert after.weights.sum() == pytest.approx(0.75, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [*STEPS, "fltrust", "foolsgold", "cap", "bucketing", "fednova"])
+def test_a_round_of_half_the_weight_is_half_the_round(name: str):
+    """Only the weights beside each other decide; their sum goes through."""
+    rng = np.random.default_rng(3)
+    rows, weights = honest(rng, 11), rng.uniform(1, 1.3, 11)
+    whole = ballot_of(rows, facts(11, f=2, steps=range(1, 12)), weights=weights, reference=rows.sum(axis=0))
+
+    one, half = cast(whole, [name]), cast(whole.weighted(0.5 * whole.weights), [name])
+
+    assert half.coefficients == pytest.approx(0.5 * one.coefficients, rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_trust_does_not_depend_on_the_unit_of_the_products(unit: float):
+    """Nor on a client that sent nothing, which points nowhere and is not made longer."""
+    rows = np.vstack([honest(np.random.default_rng(4), 5), np.zeros((1, 24))])
+    trusted = rows.sum(axis=0)
+
+    one, other = (cast(ballot_of(size * rows, reference=size * trusted), ["fltrust"]) for size in (1.0, unit))
+
+    assert other.coefficients == pytest.approx(one.coefficients, rel=1e-9)
+    assert one.coefficients[5] == 0
+    assert not one.mix[5].any()
+    lengths = np.linalg.norm(one.mix @ rows, axis=1)
+    assert lengths == pytest.approx([np.linalg.norm(trusted)] * 5 + [0.0])
+
+
+def test_of_equals_the_first_are_kept():
+    """However many: a sort that is not stable would leave it to the machine."""
+    scores = np.random.default_rng(5).integers(0, 3, 400).astype(float)
+    lowest = np.flatnonzero(scores == 0)
+    nothing = np.zeros((400, 400))
+
+    assert best(scores, 20).tolist() == lowest[:20].tolist()
+    near = nearest_means(nothing, 5)
+    assert np.flatnonzero(near[0]).tolist() == [0, 1, 2, 3, 4]
+    assert np.flatnonzero(near[300]).tolist() == [0, 1, 2, 3, 300]
+    assert np.unique(near).tolist() == [0.0, 0.2]
+
+
+def test_what_sticks_out_is_measured_along_the_direction_of_the_largest_spread():
+    """λ·uₐ² of the vectors about their mean, by their singular value decomposition, in the unit of their products."""
+    for size in (1e-3, 1.0, 1e3):
+        rows = size * honest(np.random.default_rng(6), 9)
+        u, sigma, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+
+        assert outlying(rows @ rows.T) == pytest.approx(sigma[0] ** 2 * u[:, 0] ** 2, rel=1e-9)
+    assert outlying(np.ones((3, 3))).tolist() == [0.0, 0.0, 0.0]
 
 
 @settings(max_examples=20)
