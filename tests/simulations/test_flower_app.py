@@ -1,5 +1,6 @@
 """The Flower app: a recipe is played by Flower's own loop, and ends where volunteers and a coordinator would."""
 
+import json
 import tomllib
 from pathlib import Path
 

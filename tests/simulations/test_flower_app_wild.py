@@ -77,7 +77,9 @@ def test_a_coordinator_makes_the_same_versions_of_the_same_bytes(town: Town, tmp
 def test_a_client_sends_what_a_volunteers_program_would(town: Town, tmp_path: Path):
     """The same name, text and version: the trainer of a volunteer's machine, and the recipe's codec."""
     path = town.recipe(tmp_path / "recipe.toml", run={"versions": 1}, aggregation=SYNCHRONOUS | {"cohort": 2})
-    settings, text = town.settings(path, tmp_path / "run", scenario="", measure_every=0), notes(tmp_path / "notes")
+    settings, text = town.settings(path, tmp_path / "run", scenario="", measure_every=0), tmp_path / "many.jsonl"
+    rows = [json.dumps({"text": f"{n} bottles of beer, take {n % 7} down. " * 3}) for n in range(60)]
+    text.write_text("\n".join(rows), "utf-8")  # so many that no two orders of them begin alike by chance
     nodes = {place: Overheard(owner(f"client {place}", text, settings)) for place in (1, 2)}
     played(settings, nodes)
 
