@@ -245,6 +245,33 @@ def test_one_that_sends_nothing_does_not_hide_one_that_sends_too_much():
     assert [(f.place, f.check) for f in screen(facts(8), rows @ rows.T)] == [(2, "zero"), (3, "norm")]
 
 
+def test_what_is_usual_is_what_those_who_moved_are_usually():
+    """Three that sent nothing: half a thousandth of the others' norm is still next to nothing."""
+    rows = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 0.0005])
+
+    assert found(rows, "zero") == [0, 1, 2, 5]
+
+
+def test_what_is_usual_among_pairs_is_not_how_far_one_is_from_itself():
+    """Of three pairs, one 0.09 apart and two at right angles: a tenth of the middle one is 0.1."""
+    turn = np.arccos(1 - 0.09)
+    rows = np.array([[1.0, 0, 0], [np.cos(turn), np.sin(turn), 0], [0, 0, 1.0]])
+
+    assert found(rows, "duplicate", bounds=Bounds(copy_distance=1.0)) == [0, 1]
+
+
+def test_cosines_to_the_others_are_within_one():
+    """Copies, and one that is turned about: rounding is no angle."""
+    for n in range(2, 40):
+        row = np.random.default_rng(n).normal(size=7)
+        units = np.outer(np.append(np.ones(n), -1.0), row / np.linalg.norm(row))
+        towards = others_cosines(units @ units.T)
+        assert towards.min() >= -1.0
+        assert towards.max() <= 1.0
+        assert towards[:n] == pytest.approx(1.0)
+        assert towards[n] == pytest.approx(-1.0)
+
+
 def test_a_round_of_nothing_is_named_as_that():
     findings = screen(facts(3), np.zeros((3, 3)))
 

@@ -97,3 +97,15 @@ def test_a_report_needs_one_number_per_update():
         trust((), np.ones(3), np.ones(2))
     with pytest.raises(BadUpdate, match="shares"):
         trust((), np.ones(2), np.zeros(2))
+
+
+def test_a_step_is_named_that_took_more_than_a_fifth():
+    """Four fifths left exactly is not named beside one that took more; nor is one that took nothing."""
+    shares = np.full(4, 0.25)
+    fifth, half = np.array([0.2, 0.25, 0.25, 0.3]), np.array([0.1, 0.3, 0.3, 0.3])
+
+    both = trust((), half, shares, [Weighed("one", fifth), Weighed("two", half)])
+    none = trust((), half, shares, [Weighed("one", shares)])
+
+    assert [verdict.reasons for verdict in both] == [("two left 50% of its weight",), (), (), ()]
+    assert (none[0].weighted_down, none[0].reasons) == (True, ())
