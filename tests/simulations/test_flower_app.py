@@ -22,6 +22,9 @@ from potluck.simulations.flower.app_client import WAITING, sealed
 from potluck.simulations.flower.app_messages import record_of
 from potluck.simulations.flower.app_run import APP, AnotherRun, AppSettings
 from potluck.simulations.flower.grid import Node
+from potluck.simulations.reports.runs import read_run
+from potluck.simulations.reports.tables import ROUNDS, read_rows
+from potluck.simulations.rows import RoundRow
 from potluck.wire.recipe import Recipe
 from potluck.wire.tensors import Manifest
 
@@ -49,6 +52,30 @@ def test_a_recipe_is_played_to_its_last_version(town: Town, tmp_path: Path):
     moved = [p for name, p in mounted.named_parameters() if "lora_B" in name and p.abs().max() > 1e-3]
     assert len(moved) == 4
     assert sum(1 for _ in mounted.parameters()) == before + 8
+
+
+def test_the_rows_of_a_run_are_those_of_a_simulation(town: Town, tmp_path: Path):
+    """As reports read them: who took part, what it cost, and the losses that Flower was told; also after a stop."""
+    settings = town.settings(town.recipe(tmp_path / "recipe.toml"), tmp_path / "run")
+    first = played(settings | {"rounds": 1}, town.nodes(settings)).result.evaluate_metrics_clientapp[1]
+    second = played(settings, town.nodes(settings)).result.evaluate_metrics_clientapp[1]
+
+    run = read_run(tmp_path / "run")
+
+    assert [(row.round, row.version, row.ended, row.updates) for row in run.rounds] == [
+        (1, 1, "COMMITTED", 3),
+        (2, 2, "COMMITTED", 3),
+    ]
+    assert [row.loss for row in run.rounds] == [first["loss"], second["loss"]]
+    assert run.base_loss > run.rounds[0].loss > run.rounds[1].loss
+    assert run.rounds[0].bytes_down == 0 < run.rounds[1].bytes_down
+    assert 0 < run.rounds[0].ended_h == run.rounds[1].began_h < run.rounds[1].ended_h
+    assert len(run.updates) == 6
+    assert sum(row.weight for row in run.updates if row.round == 2) == pytest.approx(1)
+    assert sum(row.bytes_up for row in run.updates) == sum(row.bytes_up for row in run.rounds)
+    assert len(run.clients) == 5
+    assert sum(row.counted for row in run.clients) == 6
+    assert all(row.loss < row.loss_base for row in run.clients)
 
 
 def test_who_is_asked_and_what_comes_out_do_not_depend_on_flowers_node_ids(town: Town, tmp_path: Path):
@@ -153,6 +180,10 @@ def test_a_round_with_too_few_updates_makes_no_version(town: Town, tmp_path: Pat
     assert (standing.rounds, standing.version, standing.adapter) == (2, 0, "")
     assert [result.train_metrics_clientapp[r]["potluck-refused"] for r in (1, 2)] == [1, 1]
     assert not (tmp_path / "run" / "adapter").exists()
+    rows = read_rows(tmp_path / "run" / ROUNDS, RoundRow)
+    assert [(row.ended, row.reason, row.updates, row.late, row.dropped) for row in rows] == [
+        ("ABANDONED", "1 updates fit, and 2 are needed", 0, 1, 2)
+    ] * 2
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from potluck.coordinator.checkpoints import published
 from potluck.coordinator.releases import peft_files
 from potluck.coordinator.site import Folders, plan_of
 from potluck.simulations.flower.app_messages import name_in
+from potluck.simulations.flower.app_rows import Journal
 from potluck.simulations.flower.app_run import (
     PEOPLE,
     RECIPE,
@@ -30,6 +31,7 @@ from potluck.simulations.flower.app_run import (
 )
 from potluck.simulations.flower.app_strategy import RecipeStrategy
 from potluck.simulations.flower.strategy import told_of
+from potluck.simulations.worlds.base import Person
 from potluck.simulations.worlds.building import build
 from potluck.wire.recipe import Recipe
 
@@ -73,9 +75,10 @@ def play_recipe(grid: Grid, settings: AppSettings) -> Played:
     nodes = nodes_of(grid, recipe, settings.timeout_s)
     folders.root.mkdir(parents=True, exist_ok=True)
     standing.write(folders)  # first of all: it says that the folder is ours
-    prepare(settings, recipe, len(nodes))
+    people = prepare(settings, recipe, len(nodes))
     names = names_of(grid, nodes, settings.timeout_s) if len(nodes) > recipe.aggregation.cohort else {}
-    strategy = RecipeStrategy(plan_of(recipe), folders, standing, names, settings.measure_every)
+    journal = Journal.begin(folders.root, recipe, people, standing.rounds)
+    strategy = RecipeStrategy(plan_of(recipe), folders, standing, journal, names, settings.measure_every)
     left = rounds - standing.rounds
     if left <= 0:
         LOGGER.info("all %d rounds are played; see %s", standing.rounds, folders.root)
@@ -112,15 +115,20 @@ def nodes_of(grid: Grid, recipe: Recipe, patience_s: float) -> Sequence[int]:
     return nodes
 
 
-def prepare(settings: AppSettings, recipe: Recipe, clients: int) -> None:
-    """Write what the run is, and the text of its people, into its folder; on a second start it must be the same."""
+def prepare(settings: AppSettings, recipe: Recipe, clients: int) -> Sequence[Person]:
+    """Write what the run is, and the text of its people, into its folder; on a second start it must be the same.
+
+    Returns the people, none where nodes bring their own text.
+    """
     root = settings.root
     remember(root / RECIPE, recipe.to_json(), "recipe")
     found = settings.read_scenario()
     remember(root / SCENARIO, found.model_dump_json() if found else "{}", "scenario")
-    if found is not None:
-        world = build(found, recipe, clients, root, LOGGER.info, settings.cache_folder)
-        remember(root / PEOPLE, json.dumps([person.name for person in world.people]), "number of clients")
+    if found is None:
+        return ()
+    world = build(found, recipe, clients, root, LOGGER.info, settings.cache_folder)
+    remember(root / PEOPLE, json.dumps([person.name for person in world.people]), "number of clients")
+    return world.people
 
 
 def names_of(grid: Grid, nodes: Sequence[int], patience_s: float) -> dict[int, str]:

@@ -7,6 +7,7 @@ as a coordinator does, from the same bytes to the same version.
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import Logger
@@ -34,6 +35,7 @@ from potluck.simulations.flower.app_messages import (
     record_of,
     told,
 )
+from potluck.simulations.flower.app_rows import Ended, Journal, over
 from potluck.simulations.flower.app_run import Standing
 from potluck.simulations.flower.metrics import report_of
 from potluck.simulations.flower.replies import number, only
@@ -42,7 +44,6 @@ from potluck.wire.refusals import Refusal
 
 LOGGER: Final[Logger] = logging.getLogger("flwr.potluck")
 VERSION: Final = "potluck-version"
-TENTH: Final = 10
 
 
 @final
@@ -56,6 +57,7 @@ class RecipeStrategy(Strategy):
     plan: Plan
     folders: Folders
     standing: Standing
+    journal: Journal
     names: Mapping[int, str] = field(default_factory=dict)
     """Who each node is; needed where a round has fewer clients than there are nodes."""
     measure_every: int = 1
@@ -108,8 +110,12 @@ class RecipeStrategy(Strategy):
         Raises:
             Refusal: the disk is full.
         """
+        began, began_s = self.standing, time.monotonic()
         self._take(replies)
-        report = self._combine(server_round)
+        report, reason = self._combine(server_round)
+        left_out = {self.names.get(left.node, f"node {left.node}"): left.reason for left in self.left_out}
+        sent, wall_s = self._size(began.adapter), time.monotonic() - began_s
+        self.journal.round_ended(Ended(began.version, self.arrived, left_out, report, reason, sent, wall_s))
         self.standing = replace(self.standing, rounds=self.standing.rounds + 1)
         self.standing.write(self.folders)
         nodes, capped = [each.node for each in self.arrived], [each.node for each in self.arrived if each.capped]
@@ -128,24 +134,24 @@ class RecipeStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nats per token over all held-out text, and over the clients of the tenth that is served worst."""
-        found: list[tuple[float, int]] = []
+        found: dict[str, tuple[float, int]] = {}
         left_out = []
         for message in replies:
             try:
-                name_in(message)
                 metrics = only(message, MetricRecord)
-                found.append((number(metrics, LOSS, None), int(number(metrics, EXAMPLES, None))))
+                found[name_in(message)] = (number(metrics, LOSS, None), int(number(metrics, EXAMPLES, None)))
             except PotluckError as error:
                 left_out.append(message.metadata.src_node_id)
                 LOGGER.warning("the measurement by node %d is left out: %s", left_out[-1], told_of(error))
-        tokens = sum(count for _, count in found)
+        tokens = sum(count for _, count in found.values())
         if not tokens:
             return None
-        worst = sorted((loss for loss, _ in found), reverse=True)[: math.ceil(len(found) / TENTH)]
+        self.journal.measured(found)
+        loss, worst = over(list(found.values()))
         return MetricRecord(
             {
-                LOSS: math.fsum(loss * count for loss, count in found) / tokens,
-                "loss-worst-decile": math.fsum(worst) / len(worst),
+                LOSS: loss,
+                "loss-worst-decile": worst,
                 TOKENS: tokens,
                 VERSION: self.standing.version,
                 "potluck-left-out": len(left_out),
@@ -167,8 +173,8 @@ class RecipeStrategy(Strategy):
                 LOGGER.warning("the reply of node %d is left out: %s", *self.left_out[-1])
         self.arrived.sort(key=Arrived.order)
 
-    def _combine(self, server_round: int) -> Report | None:
-        """Make the next version, if the round makes one; return its report.
+    def _combine(self, server_round: int) -> tuple[Report | None, str]:
+        """Make the next version, if the round makes one; return its report, or why there is none.
 
         Raises:
             Refusal: the disk is full.
@@ -181,10 +187,14 @@ class RecipeStrategy(Strategy):
             raise
         except (PotluckError, np.linalg.LinAlgError) as error:
             LOGGER.error("round %d makes no version: %s", server_round, error)  # noqa: TRY400
-            return None
+            return None, str(error)
         finally:
             self.folders.spool.delete(self.folders.spool.all())
-        return report
+        return report, ""
+
+    def _size(self, digest: str) -> int:
+        """Return how many bytes clients download of an adapter; none at version 0."""
+        return self.folders.blobs.size(bytes.fromhex(digest)) or 0 if digest else 0
 
     def _means(self) -> dict[str, float]:
         """Return what the clients of the round said, added up or averaged by their examples."""
