@@ -10,7 +10,7 @@ from matplotlib.cbook import is_math_text
 
 from potluck.simulations.reports.beside import PAGE, PICTURE, draw, quality_table, target_table, write_comparison
 from potluck.simulations.reports.canvas import LIGHT, to_png
-from potluck.simulations.reports.comparison import Asked, compare, names_of
+from potluck.simulations.reports.comparison import Asked, Comparison, compare, names_of
 from potluck.simulations.reports.ground import NotComparable, check_comparable, what_differs
 from potluck.simulations.reports.protocols import (
     common_target,
@@ -86,6 +86,8 @@ def test_cost_to_a_target_by_hand():
 
 def test_there_is_no_common_target_where_a_run_was_never_measured():
     assert math.isnan(common_target([FRUGAL, spending((NAN, 9))]))
+    assert math.isnan(common_target([FRUGAL, spending((math.inf, 9))]))
+    assert math.isnan(common_target([]))
 
 
 def test_robustness_by_hand():
@@ -102,6 +104,8 @@ def test_robustness_by_hand():
         ("b", "c", 0.0, 0.5, 3.0, 2.0),
     ]
     assert [each.kept for each in found] == pytest.approx([0.75, 0.5])
+    assert [each.worse for each in found] == pytest.approx([0.25, 0.5])
+    assert math.isnan(replace(found[0], clean_loss=0.0).worse)
 
 
 def test_robustness_takes_the_last_version_not_the_best():
@@ -289,6 +293,20 @@ def test_a_run_of_any_name_is_in_the_legend(tmp_path: Path, name: str):
     shown = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert [each.replace("\\$", "$").strip() for each in shown] == [name.replace("\t", "\ufffd"), "plain", "target"]
     assert not any(map(is_math_text, shown))
+
+
+def test_a_run_that_diverged_is_shown_beside_one_that_did_not(tmp_path: Path):
+    """An infinite loss is a measurement: the line ends there, and nothing of the gain is kept."""
+    names = ("whole", "broken")
+    whole, broken = (spending((3.0, 9), (last, 9)) for last in (2.5, math.inf))
+    broken = replace(broken, rounds=tuple(replace(row, hostile=1) for row in broken.rounds))
+    comparison = Comparison(names, (whole, broken), (), 3.0, (), tuple(robustness(names, [whole, broken])), ())
+
+    page = write_comparison(comparison, tmp_path).read_text("utf-8")
+
+    assert [list(line.get_ydata()) for line in draw(comparison, LIGHT).axes[0].get_lines()[:2]] == [[3.0, 2.5], [3.0]]
+    assert "inf" in page
+    assert json.dumps(comparison.to_json(), allow_nan=False)
 
 
 def test_runs_that_were_never_measured_are_compared_without_losses(tmp_path: Path):

@@ -99,7 +99,7 @@ def robust_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:
     rows: Rows = [
         (
             *(each.run, each.beside, percent(each.hostile), percent(each.lost), loss(each.loss)),
-            *(loss(each.clean_loss), percent(each.loss / each.clean_loss - 1, signed=True), percent(each.kept)),
+            *(loss(each.clean_loss), percent(each.worse, signed=True), percent(each.kept)),
         )
         for each in comparison.robust
     ]
@@ -116,7 +116,7 @@ ALIKE: Final = "Recipes and scenarios are the same."
 def target_title(comparison: Comparison) -> str:
     """Return the title of the second table."""
     if math.isnan(comparison.target):
-        return "Cost to a target: there is none, since a run was never measured"
+        return "Cost to a target: there is none, since one of the runs never had a loss"
     return f"Cost to a target: what was spent when the held-out loss was {comparison.target:.4f} nats per token or less"
 
 

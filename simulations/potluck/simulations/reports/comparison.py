@@ -41,7 +41,7 @@ class Comparison:
     runs: tuple[Run, ...]
     quality: tuple[Quality, ...]
     target: float
-    """Held-out loss, in nats per token; NaN where a run was never measured."""
+    """Held-out loss, in nats per token; NaN where one of the runs never had a finite one."""
     targets: tuple[Target, ...]
     robust: tuple[Robustness, ...]
     differing: tuple[tuple[str, tuple[str, ...]], ...]

@@ -125,9 +125,9 @@ def cost_to_target(names: Sequence[str], runs: Sequence[Run], target: float) -> 
 
 
 def common_target(runs: Sequence[Run]) -> float:
-    """Return the lowest loss that every run reached, in nats per token; NaN if one was never measured."""
+    """Return the lowest loss that every run reached, in nats per token; NaN if one never had a finite loss."""
     best = [run.best_loss for run in runs]
-    return math.nan if any(map(math.isnan, best)) else max(best, default=math.nan)
+    return max(best) if best and all(map(math.isfinite, best)) else math.nan
 
 
 @final
@@ -148,6 +148,11 @@ class Robustness:
     """Of the other's last version."""
     kept: float
     """Share of the other's gain over the base that it has, at most 1 where it does no better; NaN without a gain."""
+
+    @property
+    def worse(self) -> float:
+        """By which share its loss is above the other's; NaN where the other's is 0."""
+        return self.loss / self.clean_loss - 1 if self.clean_loss else math.nan
 
 
 def robustness(names: Sequence[str], runs: Sequence[Run]) -> list[Robustness]:
