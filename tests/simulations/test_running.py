@@ -44,7 +44,7 @@ def begun(
 ) -> Simulation:
     wanted = Asked(clients=clients, at_once=5, measured=6, **asked)  # type: ignore[arg-type]
     fleet = LocalFleet(engine or ToyEngine())
-    return simulation(root, Order(recipe, scenario, wanted, resume), lambda _: fleet)
+    return simulation(root, Order(recipe, scenario, wanted, resume), fleet)
 
 
 def told(rows: list[RoundRow]) -> list[RoundRow]:

@@ -279,6 +279,49 @@ def verify(
 
 
 @app.command(rich_help_panel=RESEARCHER)
+def simulate(
+    recipe: Annotated[Path, typer.Argument(help="The run's recipe, a TOML file.", show_default=False)],
+    *,
+    clients: Annotated[int, typer.Option(min=1, help="Clients in the world.")] = 100,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0 means the recipe's run.versions.")] = 0,
+    scenario: Annotated[
+        str, typer.Option(help="The world: the name of a scenario that comes along, or a file.")
+    ] = "steady",
+    attack: Annotated[
+        str, typer.Option(help="What hostile clients send, such as sign_flip; see docs/simulation.md.")
+    ] = "",
+    attack_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the clients that are hostile.")] = 0.2,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the run is written; by default ./potluck-simulated-NAME.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="batched, or sequential: one client after the other.")] = "batched",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train; by default as many as cores allow.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each worker.")] = 1,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Clients that train in one batch; by default as many as fit.")
+    ] = None,
+    measured: Annotated[int, typer.Option(min=0, help="Clients on whose text versions are measured.")] = 100,
+    measure_every: Annotated[int, typer.Option(min=1, help="Rounds from one measurement to the next.")] = 1,
+    own_losses: Annotated[
+        bool, typer.Option(help="Whether clients measure before and after training, as volunteers do.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Train on this Ray cluster, which must see the folder and the base model.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try a recipe with many clients that are simulated, and write a report.  Ctrl-C ends it; --resume goes on."""
+    with needs("simulations"):
+        from potluck.cli.simulating import Simulating, run_simulate
+
+        many = attack, attack_share, folder, engine, workers, threads, at_once, measured, measure_every, own_losses
+        run_simulate(Simulating(recipe, clients, rounds, scenario, *many, ray_address, resume), as_json=as_json)
+
+
+@app.command(rich_help_panel=RESEARCHER)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs, two or more.", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="Where compare.html and compare.png go.")] = Path("potluck-compare"),

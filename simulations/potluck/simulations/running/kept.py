@@ -49,6 +49,8 @@ class Asked(Settings):
     """Clients on whose held-out text versions are measured."""
     measure_every: PositiveInt = 1
     """Rounds from one measurement to the next."""
+    fit: bool = True
+    """Whether engines may take fewer at once, as the machine's memory has it."""
     own_losses: bool = False
     """Whether clients measure before and after their training, as volunteers do."""
 
@@ -165,14 +167,23 @@ class Folder:
         Raises:
             AnotherRun: there is none, or it is of another recipe or scenario.
         """
-        if not self.begun:
-            raise AnotherRun(f"{self.root} holds no run to go on with", fix="leave --resume out to begin one")
+        asked = self.asked()
         for name, text in ((RECIPE, recipe), (SCENARIO, scenario)):
             if (self.root / name).read_text("utf-8") != text:
                 raise AnotherRun(
                     f"{self.root} holds a run of another {name.removesuffix('.json')}",
                     fix="give the same one as before, or another folder: --folder",
                 )
+        return asked
+
+    def asked(self) -> Asked:
+        """Return how the run here was asked for.
+
+        Raises:
+            AnotherRun: there is none.
+        """
+        if not self.begun:
+            raise AnotherRun(f"{self.root} holds no run to go on with", fix="leave --resume out to begin one")
         return Asked.parse((self.state / ASKED).read_bytes())
 
     def save(self, standing: Standing, rows: Rows, clients: list[ClientRow]) -> None:

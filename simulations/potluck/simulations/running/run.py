@@ -49,6 +49,11 @@ class Simulation:
         """Rounds that have ended."""
         return len(self.table.rows.rounds)
 
+    @property
+    def saved(self) -> int:
+        """Rounds that are on the disk."""
+        return self.table.standing.rounds_written
+
     def play(self, rounds: int) -> Iterator[RoundRow]:
         """Play until so many rounds have ended; yield each one's row once it and all before are on the disk.
 
@@ -125,7 +130,7 @@ class Order:
 def simulation(
     root: Path,
     order: Order,
-    fleet: Callable[[Asked], Fleet],
+    fleet: Fleet,
     progress: Callable[[str], None] = lambda _: None,
     cache: Path | None = None,
 ) -> Simulation:
@@ -144,4 +149,4 @@ def simulation(
         check(order.scenario, recipe, asked.clients)
         folder.begin(*facts, asked)
     world = build(order.scenario, recipe, asked.clients, root, progress, cache)
-    return Simulation(folder, recipe, world, asked, fleet(asked))
+    return Simulation(folder, recipe, world, asked, fleet)

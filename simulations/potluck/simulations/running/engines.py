@@ -1,0 +1,81 @@
+"""The engines that a run can have, by name; torch is loaded when one is made."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, final
+
+from potluck.aggregation.errors import BadSetting
+from potluck.client.lessons import Engine
+from potluck.wire.recipe import Recipe
+
+TOKENS: Final = 2_048
+"""A group of clients has about so many tokens a step: larger batches are not faster."""
+LEAST: Final = 8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What an engine is made from; can be sent to another process."""
+
+    engine: str
+    cache: Path
+    threads: int = 1
+    at_once: int | None = None
+    """Clients in one batch; None: as many as fit into this machine."""
+
+
+def _batched(hands: Hands) -> Engine:
+    from potluck.client.training.together.batched import BatchedEngine  # noqa: PLC0415 - torch takes seconds
+
+    return BatchedEngine(hands.cache, threads=hands.threads, at_once=hands.at_once)
+
+
+def _sequential(hands: Hands) -> Engine:
+    from potluck.client.training.together.sequential import SequentialEngine  # noqa: PLC0415 - torch takes seconds
+
+    return SequentialEngine(hands.cache, threads=hands.threads)
+
+
+ENGINES: Final[Mapping[str, Callable[[Hands], Engine]]] = MappingProxyType(
+    {"batched": _batched, "sequential": _sequential}
+)
+
+
+def engine_of(hands: Hands) -> Engine:
+    """Return a new engine.
+
+    Raises:
+        BadSetting: there is none of that name.
+    """
+    if hands.engine not in ENGINES:
+        raise BadSetting(f"no engine is called {hands.engine!r}", fix=f"choose one of {', '.join(ENGINES)}")
+    return ENGINES[hands.engine](hands)
+
+
+def group_size(recipe: Recipe) -> int:
+    """Return how many clients an engine is handed at once unless one says it."""
+    return max(LEAST, TOKENS // (recipe.training.batch * recipe.data.max_tokens))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shared_out(workers: int | None, threads: int, available: int) -> int:
+    """Return the number of workers with so many *threads* each: all that *available* cores can feed, or those asked.
+
+    Raises:
+        BadSetting: they would be more than the cores.
+    """
+    most = available // threads
+    if most < 1 or (workers or 1) > most:
+        raise BadSetting(
+            f"{workers or 1} workers with {threads} threads each, and {available} cores",
+            fix=f"workers times threads is at most {available}",
+        )
+    return workers or most
