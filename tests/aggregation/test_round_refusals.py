@@ -5,6 +5,7 @@ import pytest
 
 from adapters import SHAPES, low_rank, random_update
 from potluck.aggregation import BadSetting, BadUpdate, LowRank, Pipeline, UnknownName, Update, aggregate
+from potluck.aggregation.pipeline import unknown
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,35 @@ def test_a_wrong_name_or_setting_is_refused_when_the_pipeline_is_made(options, e
         Pipeline(**options)
 
     assert fix in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "fix"),
+    [
+        ({"rule": "maen"}, "no aggregation rule is called 'maen'", "did you mean 'mean'?"),
+        ({"outer": "nestorov"}, "no outer step is called 'nestorov'", "did you mean 'nesterov'?"),
+        ({"weights": ("kurm",)}, "no weight is called 'kurm'", "did you mean 'krum'?"),
+        (
+            {"settings": {"x": 1.0}, "weights": ("cap", "krum")},
+            "no setting of this pipeline is called 'x'",
+            "choices: cap_factor, eta, krum_margin",
+        ),
+        (
+            {"weights": ("examples", "nnm", "krum", "uniform")},
+            "a factor of single updates follows the step 'nnm' in ('examples', 'nnm', 'krum', 'uniform')",
+            "put factors such as 'examples' before every step",
+        ),
+    ],
+)
+def test_a_refusal_of_a_pipeline_says_what_and_which(options, says: str, fix: str):
+    with pytest.raises((BadSetting, UnknownName)) as caught:
+        Pipeline(**options)
+
+    assert (str(caught.value).splitlines()[0], caught.value.__notes__) == (says, [f"fix: {fix}"])
+
+
+def test_a_name_among_none_has_no_choices():
+    assert unknown("setting", "x", set()).__notes__ == ["fix: choices: none: it has no settings"]
 
 
 def spoiled(update: Update, value: float) -> Update:
