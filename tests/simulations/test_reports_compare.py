@@ -295,6 +295,22 @@ def test_a_run_of_any_name_is_in_the_legend(tmp_path: Path, name: str):
     assert not any(map(is_math_text, shown))
 
 
+@pytest.mark.parametrize(("hours", "said"), [(0.02, "40 s"), (0.08, "2 min"), (3.3, "2 h"), (70.0, "2 days")])
+def test_marks_of_time_stand_at_whole_units(hours: float, said: str):
+    """What a mark says is where it stands, not rounded to it."""
+    run = spending((3.0, 9))
+    run = replace(run, rounds=tuple(replace(row, ended_h=hours) for row in run.rounds))
+
+    axes = draw(Comparison(("a",), (run,), (), 3.0, (), (), ()), LIGHT).axes[1]
+
+    marks = {axes.xaxis.get_major_formatter()(mark, 0): mark for mark in axes.get_xticks()}
+    seconds = {"s": 1, "min": 60, "h": 3600, "days": 86_400}
+    assert said in marks
+    for text, mark in marks.items():
+        number, unit = text.split()
+        assert float(number) * seconds[unit] == pytest.approx(3600 * mark)
+
+
 def test_a_run_that_diverged_is_shown_beside_one_that_did_not(tmp_path: Path):
     """An infinite loss is a measurement: the line ends there, and nothing of the gain is kept."""
     names = ("whole", "broken")

@@ -12,7 +12,7 @@ from potluck.simulations.reports import page
 from potluck.simulations.reports.canvas import LIGHT, OF_PAGE, Paint, above, figure, label, to_png, to_svg
 from potluck.simulations.reports.comparison import Comparison
 from potluck.simulations.reports.protocols import COSTS, trajectory
-from potluck.simulations.reports.words import NONE, brief, count, loss, percent, size, span
+from potluck.simulations.reports.words import NONE, brief, count, loss, percent, size, span, unit_of
 
 PAGE: Final = "compare.html"
 PICTURE: Final = "compare.png"
@@ -55,10 +55,17 @@ def draw(comparison: Comparison, paint: Paint) -> Any:  # noqa: ANN401 - a Figur
         axes.set(xlabel=named.title)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, named=named: brief(named.written(value))))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        _ticks(axes, cost, max((path[-1].spent(cost) for path in paths if path), default=0.0))
     panels[0].set(ylabel="held-out loss, nats per token")
     above(drawn, panels[0], paint)
     return drawn
+
+
+def _ticks(axes: Any, cost: str, most: float) -> None:  # noqa: ANN401 - an Axes
+    """Put marks at round numbers: of simulated time at whole units, since a third of an hour is no round number."""
+    unit = unit_of(most)[0] if cost == "hours" else 1.0
+    marks = [unit * mark for mark in MaxNLocator(4, integer=True).tick_values(0, most / unit)]
+    axes.set_xticks([mark for mark in marks if 0 <= mark <= axes.get_xlim()[1]])
 
 
 def runs_table(comparison: Comparison) -> tuple[tuple[str, ...], Rows]:

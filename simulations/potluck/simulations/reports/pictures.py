@@ -13,14 +13,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from potluck.simulations.reports.canvas import Paint, figure, legend, title
 from potluck.simulations.reports.runs import Run
 from potluck.simulations.reports.weighed import combined
-from potluck.simulations.reports.words import brief, count, size, span
+from potluck.simulations.reports.words import brief, count, size, span, unit_of
 
 ENDINGS: Final = ("counted", "late", "dropped", "expired", "rejected")
 """How a lease ends, in the order in which they are stacked."""
 FEW: Final = 3
 """Clients of a version with fewer measurements have no spread."""
-UNITS: Final = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, "seconds"))
-"""Of simulated time, in hours: the first that a run has two of."""
 MANY: Final = 400
 """Points in one picture from which on they are drawn smaller."""
 MOST: Final = 4_000
@@ -117,7 +115,7 @@ def draw_hours(run: Run, paint: Paint) -> Any:  # noqa: ANN401 - a Figure, or No
         return None
     drawn, (axes,) = figure(paint)
     made = {True: (paint.first, "made a version"), False: (paint.bad, "made none")}
-    unit, label = next(((hours, name) for hours, name in UNITS if run.hours >= 2 * hours), UNITS[-1])
+    unit, label = unit_of(run.hours)
     for good, (colour, said) in made.items():
         mine = [row for row in run.rounds if (row.ended == "COMMITTED") is good]
         if mine:

@@ -5,6 +5,8 @@ from typing import Final
 
 NONE: Final = "\N{EN DASH}"
 """In the place of a number that there is not."""
+UNITS: Final = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, "seconds"))
+"""Of simulated time, in hours: the first that a run has two of."""
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _COUNTS: Final = ("", " k", " M", " G", " T")
 _STEP: Final = 1000.0
@@ -31,6 +33,11 @@ def span(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"
     return f"{hours:.1f} h" if hours < _DAY_H else f"{hours / 24:.1f} days"
+
+
+def unit_of(hours: float) -> tuple[float, str]:
+    """Return the unit in which so much simulated time is told, in hours, and its name."""
+    return next((unit for unit in UNITS if hours >= 2 * unit[0]), UNITS[-1])
 
 
 def loss(nats: float) -> str:
