@@ -44,6 +44,78 @@ def test_four_bit_known_answers(codec: str):
     assert peak.tolist() == [case["scale"]]
 
 
+WHOLE = ("#peak", "<f4", 1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "settings", "parts"),
+    [
+        ("fp64", {}, [("", "<f8", 1000)]),
+        ("fp32", {}, [("", "<f4", 1000)]),
+        ("fp16", {}, [("", "<f2", 1000)]),
+        ("int8", {}, [("", "|i1", 1000), ("#scales", "<f4", 4)]),
+        ("int4", {}, [("#codes", "|u1", 500), ("#ratios", "|u1", 16), WHOLE]),
+        ("nf4", {}, [("#codes", "|u1", 500), ("#ratios", "|u1", 16), WHOLE]),
+        ("topk", {}, [("#high", "|u1", 24), ("#low", "|u1", 24), ("#values", "<f2", 63)]),
+        ("topk", {"bits": 32}, [("#high", "|u1", 24), ("#low", "|u1", 24), ("#values", "<f4", 63)]),
+        (
+            "sparse2bit",
+            {},
+            [("#high", "|u1", 6), ("#low", "|u1", 10), ("#codes", "|u1", 4), ("#means", "<f2", 4), WHOLE],
+        ),
+        ("levels", {}, [("#codes", "|u1", 125), ("#sizes", "<f2", 1), WHOLE]),
+        ("levels", {"levels": 3}, [("#codes", "|u1", 200), ("#sizes", "<f2", 1), WHOLE]),
+        ("levels", {"levels": 4}, [("#codes", "|u1", 250), ("#sizes", "<f2", 2), WHOLE]),
+        (
+            "levels",
+            {"block": 100, "of": 3},
+            [("#codes", "|u1", 50), ("#sizes", "<f2", 4), WHOLE, ("#high", "|u1", 2), ("#low", "|u1", 1)],
+        ),
+    ],
+)
+def test_what_a_thousand_values_are_stored_as(codec: str, settings, parts):
+    """By hand: names, types and lengths, which a reader goes by before it reads anything."""
+    made = make_codec(codec, **settings)
+
+    assert list(made.parts(1000)) == parts
+    packed = made.pack(np.random.default_rng(0).normal(size=1000).astype(made.takes))
+    assert [(stored.size, stored.dtype.itemsize) for stored in packed] == [
+        (length, np.dtype(kind).itemsize) for _, kind, length in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codec", "setting", "fix"),
+    [
+        ("int8", "block", "8 to 65536, such as 256"),
+        ("int4", "block", "8 to 65536, such as 64"),
+        ("nf4", "block", "8 to 65536, such as 64"),
+        ("levels", "levels", "2 to 4, such as 2"),
+        ("levels", "block", "8 to 65536, such as 1024"),
+        ("levels", "of", "1 to 1024, such as 1"),
+        ("topk", "chunk", "64 to 1048576, such as 4096"),
+        ("topk", "k", "1 to 4096, such as 64"),
+        ("sparse2bit", "chunk", "64 to 1048576, such as 4096"),
+        ("sparse2bit", "k", "1 to 4096, such as 64"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_one_that_is_not(codec: str, setting: str, fix: str):
+    with pytest.raises(BadSetting, match=f"^{codec} {setting} is 0") as caught:
+        make_codec(codec, **{setting: 0})
+
+    assert caught.value.__notes__ == [f"fix: use {fix}"]
+
+
+def test_int8_measures_every_block_by_its_own_largest_value():
+    """A thousandth, nothing, and a thousand: by hand, 127ths of each."""
+    values = np.array([1e-3, -5e-4, 0, 0, 0, 0, 0, 0] + [0.0] * 8 + [-1e3, 250, 0, 0, 0, 0, 0, 4], np.float32)
+
+    codes, largest = make_codec("int8", block=8).pack(values)
+
+    assert codes.reshape(3, 8)[:, [0, 1, 7]].tolist() == [[127, -64, 0], [0, 0, 0], [-127, 32, 1]]
+    assert largest.tolist() == [np.float32(1e-3), 0, 1e3]
+
+
 def test_int4_reads_sevenths_of_the_scale():
     assert back(T7 * 7, "int4").tolist() == [4, -7, 2, 1, 0, -4, 6, 2]
 

@@ -52,6 +52,18 @@ def test_every_block_learns_its_own_sizes(levels: int):
     assert np.array_equal(back(values, levels, 8), values)
 
 
+def test_only_the_last_block_is_filled_up():
+    """The mean of 1 to 8 is 4.5, whatever comes after; that of 10 and 20 is 15."""
+    values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 10, 20])
+
+    assert back(values, 2, 8) == pytest.approx([4.5] * 8 + [15] * 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_levels_are_read_as_float32(of: int):
+    assert back(np.ones(64), 2, 8, of).dtype == np.float32
+
+
 @pytest.mark.parametrize(
     ("levels", "codes"),
     [(2, [0b00100101]), (3, [1 * 1 + 1 * 3 + 2 * 9 + 0 + 2 * 81, 1]), (4, [0b10_01_01_01, 0b01_10])],
@@ -218,6 +230,11 @@ def test_of_so_many_blocks_those_with_the_largest_norms_travel(levels: int):
 
 def test_of_equal_blocks_the_first_travel():
     assert np.array_equal(back(blocks(1, -1, 1, 1, 1), 2, 8, of=2), blocks(1, -1, 1, 0, 0))
+    sizes = np.random.default_rng(5).integers(1, 3, 400).astype(float)
+    places = np.argsort(-sizes, kind="stable")[:100]
+    expected = np.zeros(400)
+    expected[places] = sizes[places]
+    assert np.array_equal(back(blocks(*sizes), 2, 8, of=4), blocks(*expected))
 
 
 def test_a_single_block_always_travels():

@@ -68,6 +68,16 @@ def test_four_means_known_answer():
     assert means.tolist() == [[-8, -1.5, 2, 6]]
 
 
+def test_four_means_of_mirrored_values_are_mirrored():
+    """Halfway is the smaller size on this side too: −4 stays with −1 and −2."""
+    values = -np.array([1, -8, 1, -1, 2, 4, 6, -2], float)
+
+    codes, means = four_means(values, np.zeros(8, np.int64), 1)
+
+    assert codes.tolist() == [1, 3, 1, 2, 1, 1, 0, 2]
+    assert means.tolist() == [[-6, -2, 1.5, 8]]
+
+
 def test_four_means_move_their_edges():
     """The same with 4.1 in place of 4: it is nearer to 6, moves there, and the means follow."""
     values = np.array([1, -8, 1, -1, 2, 4.1, 6, -2], float)
