@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from potluck.aggregation import State, aggregate, encode, from_deltas, start
-from potluck.aggregation.errors import PotluckError
+from potluck.aggregation.errors import BadSetting, PotluckError
 from potluck.client.lessons import Lesson, Term
 from potluck.client.work import order_of
 from potluck.coordinator.checkpoints import Checkpoint
@@ -18,6 +18,7 @@ from potluck.coordinator.site import plan_of
 from potluck.simulations.reports.report import write_report
 from potluck.simulations.reports.runs import read_run
 from potluck.simulations.rows import RoundRow
+from potluck.simulations.running.engines import shared_out
 from potluck.simulations.running.fleet import LocalFleet
 from potluck.simulations.running.kept import AnotherRun, Asked
 from potluck.simulations.running.play import Stalled
@@ -264,3 +265,16 @@ def test_a_damaged_state_is_an_error_with_a_fix(tmp_path: Path):
 
     with pytest.raises(PotluckError, match="is damaged"):
         begun(tmp_path / "run", recipe, scenario, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "cores", "workers"), [(None, 1, 8, 8), (None, 3, 8, 2), (1, 8, 8, 1), (2, 4, 8, 2)]
+)
+def test_workers_use_all_cores_unless_fewer_are_asked_for(asked: int | None, threads: int, cores: int, workers: int):
+    assert shared_out(asked, threads, cores) == workers
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(9, 1), (None, 9), (3, 3)])
+def test_cores_are_never_promised_twice(asked: int | None, threads: int):
+    with pytest.raises(BadSetting, match=f"{asked or 1} workers with {threads} threads each, and 8 cores"):
+        shared_out(asked, threads, 8)

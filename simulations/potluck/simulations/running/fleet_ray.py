@@ -64,6 +64,11 @@ class RayFleet:
         """Return a new worker."""
         return ray.remote(max_restarts=0, num_cpus=self.threads)(Worker).remote(self.make)
 
+    def dismiss(self) -> None:
+        """End all workers; who is needed again is hired anew."""
+        while self._actors:
+            ray.kill(self._actors.pop())
+
     def _spread(self, what: str, term: Term, groups: Sequence[Sequence[Any]]) -> Iterator[Any]:
         """Yield what becomes of each of *groups*, in their order; every worker has one at a time."""
         while len(self._actors) < self.workers:
@@ -116,5 +121,4 @@ def ray_fleet(
         try:
             yield fleet
         finally:
-            for actor in fleet._actors:  # noqa: SLF001 - ours
-                ray.kill(actor)
+            fleet.dismiss()
