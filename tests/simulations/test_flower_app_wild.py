@@ -22,11 +22,16 @@ from potluck.client.home import Home
 from potluck.client.limits import Limits
 from potluck.client.training.completing import completed
 from potluck.client.training.local import LocalTrainer
+from potluck.client.training.together.sequential import SequentialEngine
 from potluck.client.work import Job, Word, order_of
 from potluck.coordinator.site import plan_of
 from potluck.simulations.flower.app_messages import bytes_in
 from potluck.simulations.flower.app_run import APP
 from potluck.simulations.flower.grid import Node
+from potluck.simulations.running.fleet import LocalFleet
+from potluck.simulations.running.kept import Asked
+from potluck.simulations.running.run import Order, simulation
+from potluck.simulations.worlds.scenarios import scenario
 from potluck.wire.recipe import Recipe
 
 
@@ -91,6 +96,24 @@ def test_a_client_sends_what_a_volunteers_program_would(town: Town, tmp_path: Pa
 
     assert nodes[2].sent[0] == (recipe.codec.choose(("int8",)).encode(trained.deltas), trained.examples)
     assert nodes[1].sent[0][0] != nodes[2].sent[0][0]
+
+
+def test_our_own_simulation_makes_the_same_versions(town: Town, tmp_path: Path):
+    """Simulated time and leases, and the engine that trains one client after the other: the same bits in the end."""
+    path = town.recipe(tmp_path / "recipe.toml", aggregation=SYNCHRONOUS | {"over_selection": 1.0, "deadline_s": 600.0})
+    settings = town.settings(path, tmp_path / "run", measure_every=0)
+    standing = played(settings, town.nodes(settings, 3)).standing
+
+    recipe, cache = completed(Recipe.read(path), town.folder / "cache"), town.folder / "cache"
+    asked = Asked(clients=3, at_once=1, engine="sequential")
+    ours = simulation(
+        tmp_path / "ours", Order(recipe, scenario("steady"), asked), LocalFleet(SequentialEngine(cache)), cache=cache
+    )
+    rows = list(ours.play(2))
+
+    assert [row.updates for row in rows] == [3, 3]
+    assert ours.table.standing.published.adapter == standing.adapter
+    assert ours.table.standing.published.checkpoint == standing.checkpoint
 
 
 @pytest.mark.cluster
