@@ -308,7 +308,8 @@ def test_deltas_of_another_start_are_refused():
     ):
         with pytest.raises(BadUpdate, match=says):
             deltas(other, begun)
-    with pytest.raises(BadUpdate, match=r"\(6, 3\) to a factor of shape \(6, 2\)"):
+    assert {tensor.dtype for tensor in deltas({"q": trained_from(rng, begun["q"])}, begun).values()} == {np.dtype("f4")}
+    with pytest.raises(BadUpdate, match=r"^q .*\(6, 3\) to a factor of shape \(6, 2\)"):
         from_deltas(to_tensors({"q": low_rank(rng, (6, 5), 3)}), begun, examples=1)
     with pytest.raises(BadUpdate, match="1 modules"):
         from_deltas(to_tensors({"q": begun["q"], "p": begun["q"]}), begun, examples=1)
@@ -316,7 +317,13 @@ def test_deltas_of_another_start_are_refused():
 
 @pytest.mark.parametrize(
     ("trains", "expected"),
-    [("both", ["both"] * 4), ("b", ["b"] * 4), ("a", ["a"] * 4), ("alternately", ["b", "a", "b", "a"])],
+    [
+        ("both", ["both"] * 4),
+        ("b", ["b"] * 4),
+        ("a", ["a"] * 4),
+        ("alternately", ["b", "a", "b", "a"]),
+        ("core", ["both"] * 4),
+    ],
 )
 def test_alternating_rules_begin_with_b(trains, expected: list[str]):
     """At version 0 B is zero: A against it has no gradient."""
@@ -461,10 +468,19 @@ def test_a_public_factor_is_one_for_all_clients_and_spans_the_same_from_version_
     assert np.linalg.norm(spans[-1] - spans[0]) <= 1e-5
 
 
+def doubled(term: LowRank, *, b: bool) -> LowRank:
+    """Return *term* with one factor in double precision."""
+    return LowRank(term.b.astype(np.float64), term.a) if b else LowRank(term.b, term.a.astype(np.float64))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda p: start(p, {"q": (6, 5)}, init="contineu", rank=1, scale=1.0, seed=0), UnknownName, "contineu"),
+        (
+            lambda p: start(p, {"q": (6, 5)}, init="contineu", rank=1, scale=1.0, seed=0),
+            UnknownName,
+            "^no init is called 'contineu'",
+        ),
         (lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=0, scale=1.0, seed=0), BadSetting, "rank is 0"),
         (lambda p: start(p, {"q": (6, 5)}, init="fresh", rank=1, scale=0.0, seed=0), BadSetting, r"scale is 0\.0"),
         (
@@ -474,7 +490,22 @@ def test_a_public_factor_is_one_for_all_clients_and_spans_the_same_from_version_
         ),
         (lambda p: start(p, {"q": (5, 6)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, r"\(6, 5\)"),
         (lambda p: start(p, {"p": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0), BadTensor, "such as q"),
-        (lambda p: broadcast(p, "halve"), UnknownName, "halve"),
+        (lambda p: broadcast(p, "halve"), UnknownName, "^no init is called 'halve'"),
+        (
+            lambda p: start({"q": p["q"].times(2.0)}, {"q": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0),
+            BadTensor,
+            r"^q was published as \(6, 5\), float32, scale 2\.0; \(6, 5\) float32 is needed",
+        ),
+        (
+            lambda p: start({"q": doubled(p["q"], b=False)}, {"q": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0),
+            BadTensor,
+            "^q was published as",
+        ),
+        (
+            lambda p: start({"q": doubled(p["q"], b=True)}, {"q": (6, 5)}, init="fresh", rank=1, scale=1.0, seed=0),
+            BadTensor,
+            r"^q was published as \(6, 5\), float64",
+        ),
         (lambda p: broadcast({"q": p["q"].times(1e90)}, "continue"), BadTensor, "overflows float32"),
         (lambda _: scaling(16, 0), BadSetting, "rank is 0"),
         (lambda _: scaling(0.0, 4), BadSetting, r"alpha is 0\.0"),
