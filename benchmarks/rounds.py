@@ -22,6 +22,7 @@ MODULES: Final = 48
 SIDE: Final = 3000
 SCALE: Final = 2.0
 NAMES: Final = tuple(f"layer{n:02d}" for n in range(MODULES))
+SHARED: Final = dict.fromkeys(NAMES)
 MODULE_NUMBERS: Final = 96_000
 STEP: Final = 0.2
 """How far a client goes, beside the size of the start's factors."""
@@ -117,8 +118,8 @@ def read(path: Path, kind: Kind, name: str) -> LowRank:
 def opened(paths: tuple[Path, ...], kind: Kind, place: int) -> Update:
     """Return one update, which reads a module when it is asked for one."""
     key = hashlib.sha256(f"{place}/{len(paths)}".encode()).digest()
-    start = Parts(NAMES, partial(_start, kind.rank))
-    return Update(Parts(NAMES, partial(read, paths[place], kind)), start, examples=1 + place % 7, key=key)
+    start = Parts(SHARED, partial(_start, kind.rank))
+    return Update(Parts(SHARED, partial(read, paths[place], kind)), start, examples=1 + place % 7, key=key)
 
 
 def stored(paths: list[Path], kind: Kind) -> StoredUpdates:

@@ -1,6 +1,6 @@
 """Updates that lie elsewhere, on a disk say, and are read one module at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import final, overload
 
 from potluck.aggregation.lowrank import LowRank
@@ -9,10 +9,13 @@ from potluck.aggregation.updates import Update
 
 @final
 class Parts(Mapping[str, LowRank]):
-    """An adapter whose modules are read when they are asked for, and not kept."""
+    """An adapter whose modules are read when they are asked for, and not kept.
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], LowRank]) -> None:
-        self._names = dict.fromkeys(names)
+    Thousands of updates may share one mapping of *names*; any other collection is copied.
+    """
+
+    def __init__(self, names: Collection[str], read: Callable[[str], LowRank]) -> None:
+        self._names: Mapping[str, object] = names if isinstance(names, Mapping) else dict.fromkeys(names)
         self._read = read
 
     def __getitem__(self, name: str) -> LowRank:

@@ -20,7 +20,7 @@ from potluck.aggregation.updates import difference, same_factors
 
 BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
-STACK_BYTES: Final = 68 << 20
+STACK_BYTES: Final = 66 << 20
 """What waits in a sketched sum until its range is found together.
 
 Over 32 MiB for each factor of a square module: memory of that size goes back to the system at once, and smaller pieces

@@ -61,7 +61,7 @@ class Inputs:
         self.on_step(Step.COMPUTE, When.INSIDE)
         begun = self._start(row.version)
         return Update(
-            trained=Parts(sorted(begun), partial(self._read, place)),
+            trained=Parts(begun, partial(self._read, place)),
             start=begun,
             examples=row.examples,
             steps=row.steps,
