@@ -154,6 +154,9 @@ def test_a_rest_of_the_same_start_stays_as_it_is():
 def test_a_rest_that_belongs_to_no_module_is_refused(residual, now, says: str):
     with pytest.raises(BadTensor, match=says):
         rebased(residual, adapter(2), now)
+    if "q.bias" not in residual:  # nor of one that is in the new start alone
+        with pytest.raises(BadTensor, match="[pq] is not in both starts"):
+            rebased(residual, {}, adapter(1))
 
 
 def learned(rounds: int, *, feedback: bool, turning: bool) -> float:
