@@ -155,7 +155,7 @@ def test_a_rest_that_belongs_to_no_module_is_refused(residual, now, says: str):
     with pytest.raises(BadTensor, match=says):
         rebased(residual, adapter(2), now)
     if "q.bias" not in residual:  # nor of one that is in the new start alone
-        with pytest.raises(BadTensor, match="[pq] is not in both starts"):
+        with pytest.raises(BadTensor, match=r"^[pq] is not in both starts"):
             rebased(residual, {}, adapter(1))
 
 
