@@ -248,6 +248,17 @@ def test_hostile_files_are_refused(name: str):
         ({"x#scales": entry(0, 4), "x": entry(4, 8, [4], "I8")}, np.float32(1).tobytes() + b"\x80" * 4),
         ({"x#scales#scales": entry(0, 4), "x#scales": entry(4, 8), "x": entry(8, 9, [1], "I8")}, b"\0" * 9),
     ],
+    ids=[
+        "no scales",
+        "scales alone",
+        "codes of float32",
+        "two scales for one block",
+        "scales with two sides",
+        "a negative scale",
+        "an infinite scale",
+        "a code of -128",
+        "scales of scales",
+    ],
 )
 def test_int8_without_fitting_scales_is_refused(entries, body: bytes):
     """Missing, alone, of the wrong type or number, negative, infinite; or a code that we never write."""
