@@ -18,13 +18,13 @@ from potluck.aggregation.coordinates import (
     Choice,
     Coordinates,
     NotFinite,
-    Room,
     Span,
     coordinates,
     grouped,
     laid,
     stride_of,
 )
+from potluck.aggregation.room import Room
 from potluck.aggregation.weights.ballot import Ballot, Facts
 
 NONE = LowRank(np.zeros((40, 0)), np.zeros((0, 6)))

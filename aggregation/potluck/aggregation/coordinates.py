@@ -11,6 +11,7 @@ from potluck.aggregation.cohort import Cohort, Read
 from potluck.aggregation.errors import BadUpdate, PotluckError
 from potluck.aggregation.folding import Folded
 from potluck.aggregation.lowrank import Array, Floats
+from potluck.aggregation.room import Room
 from potluck.aggregation.rules.base import Coordinatewise
 from potluck.aggregation.rules.public import Public, TrainedFactor, public_part, same_basis
 from potluck.aggregation.weights.ballot import Ballot
@@ -23,32 +24,6 @@ SAMPLED: Final = 16
 """Of so many rows one is looked at for a norm, in a round in which sums would be sketched."""
 AT_ONCE: Final = 4096
 """Coordinates that are turned and sorted together: few enough to stay in the processor's cache."""
-
-
-@final
-class Room:
-    """Memory that one group of coordinates after the other uses: taking it anew costs a tenth of the whole pass.
-
-    Whoever takes it has it alone until it is given back; a copy in another process begins with none.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
-
-    def __reduce__(self) -> tuple[type["Room"], tuple[()]]:
-        return Room, ()
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """Return at least *size* bytes."""
-        try:
-            found = self._free.pop()
-        except IndexError:
-            found = np.empty(0, np.uint8)
-        return found if len(found) >= size else np.empty(size, np.uint8)
-
-    def give(self, taken: NDArray[np.uint8]) -> None:
-        """Give back what was taken."""
-        self._free.append(taken)
 
 
 @final

@@ -1,7 +1,7 @@
 """The pass in which a rule's folds take the parts of a round, module by module or update by update."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
 import numpy as np
@@ -10,6 +10,7 @@ from potluck.aggregation.cohort import Cohort, Read, total_of
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Floats, LowRank, zero
 from potluck.aggregation.products import Mapper, norm_of
+from potluck.aggregation.room import Room
 from potluck.aggregation.rules.base import Fold, Module, Part, Rule
 from potluck.aggregation.sketch import ProductSketch, widths
 from potluck.aggregation.updates import same_factors
@@ -34,6 +35,7 @@ class Plan:
     seed: int
     norms: bool
     """Whether norms are still to be computed."""
+    room: Room = field(default_factory=Room, repr=False)
 
 
 class Folded(NamedTuple):
@@ -119,6 +121,7 @@ class Run:
             exact=plan.exact,
             rank=plan.rank or max(RANK_FACTOR * max(ranks, default=first.trained.rank), master.rank),
             seed=plan.seed,
+            room=plan.room,
         )
         self._fold: Fold = plan.rule.fold(self._module)
 

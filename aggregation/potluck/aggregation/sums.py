@@ -20,12 +20,8 @@ from potluck.aggregation.updates import difference, same_factors
 
 BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
-STACK_BYTES: Final = 66 << 20
-"""What waits in a sketched sum until its range is found together.
-
-Over 32 MiB for each factor of a square module: memory of that size goes back to the system at once, and smaller pieces
-leave holes behind.
-"""
+STACK_BYTES: Final = 60 << 20
+"""What waits in a sketched sum until its range is found together."""
 WHOLE_BYTES: Final = 80 << 20
 """The same where it is all there is: one merge is better than two."""
 FLOAT_BYTES: Final = 4
@@ -65,14 +61,14 @@ class InnovationSum:
         self._waiting += trained.rank
         if shared.full or self._waiting >= self._most_waiting:
             for each in self._shared:
-                self._add_term(each.flushed())
+                self._take_over(each)
             self._waiting = 0
 
     def scaled(self, weight: float) -> list[LowRank]:
         """Return weight times the sum, as the terms whose sum it is."""
         terms: list[LowRank] = []
         for shared in self._shared:
-            self._add_term(shared.flushed())
+            self._take_over(shared)
             terms += [term.times(weight) for term in shared.linear()]
         terms += self._exact.scaled(weight)
         if self._finder is not None:
@@ -91,6 +87,11 @@ class InnovationSum:
             return None
         self._shared.append(SharedStart(trained, start, self._module))
         return self._shared[-1]
+
+    def _take_over(self, shared: "SharedStart") -> None:
+        """Add what waits for *shared*; a sketched sum is then done with its memory, an exact one holds on to it."""
+        self._add_term(shared.flushed())
+        shared.leave(reusable=not self._module.exact)
 
     def _add_term(self, term: LowRank) -> None:
         """Add a product of scale 1 that has no linear part."""
@@ -129,6 +130,9 @@ class SharedStart:
         own = np.result_type(trained.b, trained.a, start.b, start.a, np.float32)  # linalg takes no halves
         self._dtype = np.dtype(np.float64) if module.exact else own
         self._size = updates_at_once(module, self._rank, (d + k) * own.itemsize)
+        self._shape = (d, k)
+        self._room = module.room
+        self._memory: Array | None = None
         self._b: Array = np.empty((0, d), self._dtype)
         self._a: Array = np.empty((0, k), self._dtype)
         self._weights: list[float] = []
@@ -149,9 +153,8 @@ class SharedStart:
 
     def add(self, trained: LowRank, weight: float) -> None:
         """Take one update in."""
-        if not len(self._b):  # memory is taken page by page, as it fills
-            self._b = np.empty((self._size * self._rank, self._b.shape[1]), self._dtype)
-            self._a = np.empty((self._size * self._rank, self._a.shape[1]), self._dtype)
+        if self._memory is None:
+            self._enter()
         place = len(self._weights) * self._rank
         rows = slice(place, place + self._rank)
         if self._start.rank:
@@ -172,12 +175,27 @@ class SharedStart:
             self._sum_b += each @ b
             self._sum_a += each @ a
         self._weights.clear()
-        self._b, self._a = self._b[:0].copy(), self._a[:0].copy()  # what was returned is not written to again
         b *= np.repeat(weights, self._rank).astype(self._dtype)[:, None]
         if b[:, 0].all() and a[:, 0].all():  # the usual case: nothing to look for
             return LowRank(b.T, a)
         used = b.any(axis=1) & a.any(axis=1)
         return LowRank(b[used].T, a[used])
+
+    def leave(self, *, reusable: bool) -> None:
+        """Let go of the memory that flushed() returned a view of: to be used again, or not."""
+        if self._memory is not None and reusable:
+            self._room.give(self._memory)
+        self._memory = None
+
+    def _enter(self) -> None:
+        """Take memory for as many updates as wait together; new memory is touched page by page, as it fills."""
+        d, k = self._shape
+        rows, number = self._size * self._rank, self._dtype.itemsize
+        memory = self._room.take(rows * (d + k) * number)
+        middle = rows * d * number
+        self._b = memory[:middle].view(self._dtype).reshape(rows, d)
+        self._a = memory[middle : middle + rows * k * number].view(self._dtype).reshape(rows, k)
+        self._memory = memory
 
     def linear(self) -> Sequence[LowRank]:
         """Return b̄·A₀ and B₀·ā, of the weighted sums of what was flushed."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 from potluck.aggregation.lowrank import Array, Floats, LowRank
+from potluck.aggregation.room import Room
 
 Trains: TypeAlias = Literal["both", "b", "a", "alternately", "core"]
 """Which factor clients train against a frozen, public other one; "alternately" is b for even versions, a for odd.
@@ -40,6 +41,8 @@ class Module:
     """Columns that the new master may have; what a sketch must resolve."""
     seed: int = 0
     """Of the public random maps of a sketch; drawn from the inputs, so that none of them could know it."""
+    room: Room = field(default_factory=Room, repr=False)
+    """What sketched sums gather in."""
     errors: list[float] = field(default_factory=list)
     """Frobenius norms of what sketched sums missed, as they measured it; sums write them here."""
 
