@@ -91,6 +91,7 @@ def test_an_unknown_scenario_is_answered_with_the_nearest():
         ),
         ({"availability": {"dropout": 1.0}}, "availability.dropout is 1.0", "gives up"),
         ({"availability": {"churn": {"online_h": 0.001, "offline_h": 9.0}}}, "hardly ever online", "1000 times"),
+        ({"availability": {"churn": {"online_h": 9e9, "offline_h": 9.0}}}, "hardly ever offline", "1000 times"),
         (
             {"availability": {"diurnal": {"from_h": 1.0, "hours": 2.0, "zones": [{"utc_h": 0, "share": 0.4}]}}},
             "shares of availability.diurnal.zones add up to 0.4",

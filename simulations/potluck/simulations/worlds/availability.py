@@ -103,14 +103,14 @@ class Spells:
         joins, leaves = self._stay(person)
         at_s = max(at_s, joins)
         if not self._online(person, at_s):
-            at_s = next(moment for moment, online in self._changes(person, at_s) if online)
+            at_s = self._turns(person, at_s, leaves, online=True)
         return at_s if at_s < leaves else NEVER
 
     def offline_after_s(self, person: int, at_s: float) -> float:
         joins, leaves = self._stay(person)
         if not joins <= at_s < leaves or not self._online(person, at_s):
             return at_s
-        return min(leaves, next(moment for moment, online in self._changes(person, at_s) if not online))
+        return self._turns(person, at_s, leaves, online=False)
 
     def _stay(self, person: int) -> tuple[float, float]:
         """Return when *person* joins and when it leaves for good."""
@@ -126,10 +126,13 @@ class Spells:
                 return before[-1]
         return self._draw("first", person)
 
-    def _changes(self, person: int, after_s: float) -> Iterator[tuple[float, bool]]:
-        """Yield the events later than *after_s*, without end."""
+    def _turns(self, person: int, after_s: float, end_s: float, *, online: bool) -> float:
+        """Return the first moment after *after_s* at which *person* is drawn to be *online*; *end_s* at the most."""
         for block in count(int(after_s // self._block_s)):
-            yield from (event for event in self._events(person, block) if event[0] > after_s)
+            for moment, drawn in self._events(person, block):
+                if moment > after_s and (drawn is online or moment >= end_s):
+                    return min(moment, end_s)
+        return end_s  # never reached: there is always another block
 
     def _events(self, person: int, block: int) -> Iterator[tuple[float, bool]]:
         """Yield (moment, whether online from then on) of one block of time, in order."""

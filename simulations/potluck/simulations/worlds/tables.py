@@ -131,11 +131,12 @@ class Churn(Settings):
     """Hours from joining to leaving for good, on average; 0: nobody leaves."""
 
     @model_validator(mode="after")
-    def _is_online_sometimes(self) -> Self:
-        if self.offline_h > 1_000 * self.online_h:
+    def _comes_and_goes(self) -> Self:
+        if not 0.001 <= self.offline_h / self.online_h <= 1_000:  # noqa: PLR2004 - what the fix says
             raise BadSetting(
-                f"availability.churn.offline_h is {self.offline_h} and online_h {self.online_h}: hardly ever online",
-                fix="set offline_h to at most 1000 times online_h",
+                f"availability.churn.offline_h is {self.offline_h:g} and online_h {self.online_h:g}: hardly ever "
+                f"{'online' if self.offline_h > self.online_h else 'offline'}",
+                fix="set each to at most 1000 times the other",
             )
         return self
 
