@@ -56,12 +56,29 @@ def test_a_bit_after_the_last_number_is_refused(width: int):
 
 @pytest.mark.parametrize(
     ("kept", "values", "width", "bits"),
-    [(512, 4096, 3, 1024), (64, 4096, 6, 128), (1, 4096, 12, 2), (4096, 4096, 0, 8192), (4, 70, 4, 9), (0, 0, 0, 0)],
+    [
+        (512, 4096, 3, 1024),
+        (64, 4096, 6, 128),
+        (1, 4096, 12, 2),
+        (4096, 4096, 0, 8192),
+        (4, 70, 4, 9),
+        (1, 1, 0, 2),
+        (0, 0, 0, 0),
+    ],
 )
 def test_the_length_of_positions_is_known_beforehand(kept: int, values: int, width: int, bits: int):
     """5 bits a position where every eighth value is kept, 8 where every 64th is."""
     assert low_width(kept, values) == width
     assert high_bits(kept, values) == bits
+
+
+@pytest.mark.parametrize("width", [2, 12])
+def test_numbers_and_bytes_are_what_they_are_called(width: int):
+    """Whatever the width, and where there are no low bits at all."""
+    assert unpacked(packed(np.arange(4), width), width, 4).dtype == np.uint32
+    assert {part.dtype for part in (packed(np.arange(4), width), *positions_packed(np.arange(4), 4))} == {
+        np.dtype("u1")
+    }
 
 
 def test_positions_known_answer():

@@ -39,6 +39,11 @@ def test_four_levels_are_two_sizes():
     assert back(np.array([1.0, -2, 3, -6, 8]), 4) == pytest.approx([2, -2, 2, -7, 7], rel=1e-3)
 
 
+def test_a_value_on_the_edge_is_small():
+    """Mean 2: (1, 2) and (3), edge 2.25, which stays."""
+    assert back(np.array([1.0, 2, 3]), 4).tolist() == [1.5, 1.5, 3]
+
+
 def test_four_levels_move_their_edge():
     """Mean 4: (1, 1, 1, 1, 3.5) and (4.5, 16) have the means 1.5 and 10.25, edge 5.9: 4.5 moves; 2 and 16."""
     assert back(np.array([1.0, -1, 1, -1, 3.5, 4.5, 16]), 4).tolist() == [2, -2, 2, -2, 2, 2, 16]
