@@ -1,6 +1,5 @@
 """The pass over coordinates: whose values a rule is handed, in which order, in how many groups, and the norms."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -24,7 +23,6 @@ from potluck.aggregation.coordinates import (
     laid,
     stride_of,
 )
-from potluck.aggregation.room import Room
 from potluck.aggregation.weights.ballot import Ballot, Facts
 
 NONE = LowRank(np.zeros((40, 0)), np.zeros((0, 6)))
@@ -244,22 +242,6 @@ def test_a_norm_is_estimated_from_a_sixteenth_of_the_rows(factor: str):
     chosen = np.sort(np.random.Generator(np.random.PCG64(5)).permutation(length)[:rows])
     assert module.square(spread) == pytest.approx(np.sum(along[chosen] ** 2) * length / rows, rel=1e-12)
     assert SAMPLED == 16
-
-
-def test_room_is_used_again_by_one_after_the_other():
-    """What was given back, if it is large enough; whoever comes in between, or runs elsewhere, has its own."""
-    room = Room()
-    first = room.take(10)
-    beside = room.take(0)
-    room.give(first)
-
-    assert copy.copy(room).take(1) is not first
-    assert room.take(10) is first
-    room.give(first)
-    larger = room.take(11)
-
-    assert [taken.dtype for taken in (first, beside, larger)] == [np.uint8] * 3
-    assert [len(taken) for taken in (first, beside, larger)] == [10, 0, 11]
 
 
 def test_rows_lie_an_odd_number_of_lines_apart():

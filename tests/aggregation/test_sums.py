@@ -5,6 +5,7 @@ import pytest
 
 from adapters import low_rank, trained_from
 from potluck.aggregation import LowRank
+from potluck.aggregation.room import Room
 from potluck.aggregation.rules.base import Module
 from potluck.aggregation.sums import (
     MOST_STARTS,
@@ -258,3 +259,39 @@ def test_how_many_updates_wait_together():
     assert waiting(4, 0, exact=False) == whole // 4
     assert all(type(waiting(3, 1000, exact=exact)) is int for exact in (True, False))
     assert stack < whole
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "sketched"])
+def test_modules_gather_in_one_room_one_after_the_other(*, exact: bool):
+    """What the first left there is written over, and not read; an exact sum keeps its columns, and gives nothing."""
+    rng = np.random.default_rng(14)
+    room, sums, expected = Room(), [], []
+    for _ in range(3):
+        start = low_rank(rng, SHAPE, 2)
+        running = InnovationSum(Module("m", SHAPE, NONE, count=3, exact=exact, rank=4, room=room))
+        total = np.zeros(SHAPE)
+        for _ in range(2):  # one fewer than there is room for
+            trained = trained_from(rng, start, 1.0)
+            running.add(trained, start, 1.5)
+            total += 1.5 * (trained.dense() - start.dense())
+        sums.append(running.scaled(2.0))
+        expected.append(2.0 * total)
+
+    for terms, total in zip(sums, expected, strict=True):
+        np.testing.assert_allclose(dense(terms), total, atol=1e-5)
+    assert len(room.take(1)) == (1 if exact else 3 * 2 * (8 + 7) * 4)
+
+
+def test_two_starts_of_a_module_gather_apart():
+    """At the same time, in memory of their own; the last that is let go of is there for the next module."""
+    rng = np.random.default_rng(15)
+    of = Module("m", SHAPE, NONE, count=4, exact=False, rank=4)
+    running, expected = InnovationSum(of), np.zeros(SHAPE)
+    starts = [low_rank(rng, SHAPE, 2) for _ in range(2)]
+    for number in range(4):
+        trained = trained_from(rng, starts[number % 2], 1.0)
+        running.add(trained, starts[number % 2], 1.0)
+        expected += trained.dense() - starts[number % 2].dense()
+
+    np.testing.assert_allclose(dense(running.scaled(1.0)), expected, atol=1e-5)
+    assert len(of.room.take(1)) == 4 * 2 * (8 + 7) * 4
