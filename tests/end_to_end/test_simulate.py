@@ -108,6 +108,7 @@ def asked(recipe: Path, world: Path, to: Path) -> Simulating:
         attack_share=0.2,
         folder=to,
         engine="batched",
+        dtype="native",
         workers=1,
         threads=1,
         at_once=None,

@@ -295,6 +295,9 @@ def simulate(
         Path | None, typer.Option(help="Where the run is written; by default ./potluck-simulated-NAME.")
     ] = None,
     engine: Annotated[str, typer.Option(help="batched, or sequential: one client after the other.")] = "batched",
+    dtype: Annotated[
+        str, typer.Option(help="Numbers of the base model: native (as volunteers'), bfloat16, float32 or float64.")
+    ] = "native",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that train; by default as many as cores allow.")
     ] = None,
@@ -317,7 +320,19 @@ def simulate(
     with needs("simulations"):
         from potluck.cli.simulating import Simulating, run_simulate
 
-        many = attack, attack_share, folder, engine, workers, threads, at_once, measured, measure_every, own_losses
+        many = (
+            attack,
+            attack_share,
+            folder,
+            engine,
+            dtype,
+            workers,
+            threads,
+            at_once,
+            measured,
+            measure_every,
+            own_losses,
+        )
         run_simulate(Simulating(recipe, clients, rounds, scenario, *many, ray_address, resume), as_json=as_json)
 
 

@@ -45,6 +45,7 @@ class Simulating:
     attack_share: float
     folder: Path | None
     engine: str
+    dtype: str
     workers: int | None
     threads: int
     at_once: int | None
@@ -71,6 +72,7 @@ def run_simulate(asked: Simulating, *, as_json: bool) -> None:
         clients=asked.clients,
         at_once=size_of_group,
         engine=asked.engine,
+        dtype=asked.dtype,
         threads=asked.threads,
         measured=min(asked.measured, asked.clients),
         measure_every=asked.measure_every,
@@ -79,7 +81,7 @@ def run_simulate(asked: Simulating, *, as_json: bool) -> None:
     )
     if asked.resume:
         wanted = Folder(root).asked()
-    hands = Hands(wanted.engine, cache, wanted.threads, None if wanted.fit else wanted.at_once)
+    hands = Hands(wanted.engine, cache, wanted.threads, wanted.dtype, None if wanted.fit else wanted.at_once)
     with fleet_of(hands, asked.workers, asked.ray_address) as fleet:
         order = Order(recipe, scene(asked), wanted, asked.resume)
         run = simulation(root, order, fleet, note, cache)

@@ -24,6 +24,8 @@ class Hands:
     engine: str
     cache: Path
     threads: int = 1
+    dtype: str = "native"
+    """native, bfloat16, float32 or float64."""
     at_once: int | None = None
     """Clients in one batch; None: as many as fit into this machine."""
 
@@ -31,13 +33,13 @@ class Hands:
 def _batched(hands: Hands) -> Engine:
     from potluck.client.training.together.batched import BatchedEngine  # noqa: PLC0415 - torch takes seconds
 
-    return BatchedEngine(hands.cache, threads=hands.threads, at_once=hands.at_once)
+    return BatchedEngine(hands.cache, threads=hands.threads, at_once=hands.at_once, dtype=hands.dtype)
 
 
 def _sequential(hands: Hands) -> Engine:
     from potluck.client.training.together.sequential import SequentialEngine  # noqa: PLC0415 - torch takes seconds
 
-    return SequentialEngine(hands.cache, threads=hands.threads)
+    return SequentialEngine(hands.cache, threads=hands.threads, dtype=hands.dtype)
 
 
 ENGINES: Final[Mapping[str, Callable[[Hands], Engine]]] = MappingProxyType(

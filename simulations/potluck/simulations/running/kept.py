@@ -43,6 +43,8 @@ class Asked(Settings):
     """Clients that an engine is handed at once: who shares a batch decides the last bits."""
     engine: str = "batched"
     """The engine that trains."""
+    dtype: str = "native"
+    """In what numbers base models compute: native is what a volunteer's own program picks on this machine."""
     threads: PositiveInt = 1
     """Threads of each worker: they too decide the last bits."""
     measured: int = Field(default=0, ge=0)
