@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from full_disks import files_no_larger_than
 from potluck.aggregation import State, aggregate, encode, from_deltas, start
 from potluck.aggregation.errors import BadSetting, PotluckError
+from potluck.client.errors import DiskFull
 from potluck.client.lessons import Lesson, Term
 from potluck.client.work import order_of
 from potluck.coordinator.checkpoints import Checkpoint
@@ -256,6 +258,27 @@ def test_an_impossible_scenario_is_refused_before_anything_is_written(tmp_path: 
     with pytest.raises(Impossible, match="3 clients, and a round waits for updates of 4"):
         begun(tmp_path / "run", toy_recipe(), toy_scenario(tmp_path), clients=3)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_full_disk_costs_one_round_and_nothing_else(tmp_path: Path, mode: str):
+    """The kernel refuses files over 8 KiB, as the state of 80 clients is; with room again the run goes on as it was."""
+    recipe = toy_recipe(aggregation=SYNCHRONOUS if mode == "synchronous" else {"cohort": 4}, limits=TICKS)
+    scenario = toy_scenario(tmp_path, people=80)
+    whole = begun(tmp_path / "whole", recipe, scenario, clients=80)
+    list(whole.play(4))
+
+    run = begun(tmp_path / "run", recipe, scenario, clients=80)
+    rows = run.play(4)
+    next(rows)
+    with files_no_larger_than(8_192), pytest.raises(DiskFull, match="no room"):
+        next(rows)
+    resumed = begun(tmp_path / "run", recipe, scenario, resume=True, clients=80)
+    assert resumed.played == 1
+    list(resumed.play(4))
+
+    assert resumed.digest == whole.digest
+    assert not list((tmp_path / "run").rglob("*.new"))
 
 
 def test_a_damaged_state_is_an_error_with_a_fix(tmp_path: Path):

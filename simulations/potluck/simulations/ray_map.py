@@ -62,6 +62,7 @@ def ray_map(address: str | None = None) -> Iterator[RayMap]:
         BadSetting: nothing answers at *address*.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its workers see the devices that we see
     env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if address is None:
         if " " in sys.executable:
