@@ -1,6 +1,5 @@
 """What trains a simulation's clients: an engine in this process, or one in each worker of a cluster."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +40,3 @@ class LocalFleet:
 
     def losses(self, term: Term, groups: Sequence[Sequence[Path]]) -> Iterator[list[tuple[float, int]]]:
         return (self.engine.losses(term, group) for group in groups)
-
-
-def clock_s() -> float:
-    """Return the CPU-seconds that this process has used."""
-    return time.process_time()
