@@ -112,7 +112,9 @@ def _grant(table: Table, person: int) -> None:
     if gives_up:  # half-way, as far as one knows
         _work(table, lease, download_s + (client.train_s or 0.0) / 2, Kind.GONE)
         return
-    at.pending.append(lease.number)
+    lease.sealed = at.ahead.pop(person, None)
+    if lease.sealed is None:
+        at.pending.append(lease.number)
     if client.train_s is None:
         _work(table, lease, download_s, Kind.FETCHED)
     else:
@@ -196,6 +198,7 @@ def _advance(table: Table) -> None:
             close(table, happened if phase is Phase.ABANDONED else None)
             at.round += 1
             at.tally, at.phase = Tally(), table.terms.opening.name
+            at.ahead.clear()
         else:
             at.phase = phase.name
 

@@ -140,6 +140,8 @@ class Standing:
     """Leases whose updates the open round has."""
     pending: list[int] = field(default_factory=list)
     """Leases that have to be trained, in the order in which they were given."""
+    ahead: dict[int, Sealed] = field(default_factory=dict)
+    """What people are known to send if they get a lease on this version; none between two rounds."""
     given: int = 0
     """Leases that were ever given."""
     rounds_written: int = 0

@@ -1,8 +1,10 @@
 """Leases become updates: those of one version are trained together, in groups, when the clock first needs one."""
 
+from collections.abc import Iterator, Sequence
+
 from potluck.client.lessons import Lesson, Term
 from potluck.client.work import order_of
-from potluck.simulations.running.standing import Lease
+from potluck.simulations.running.standing import Kind, Lease, Sealed
 from potluck.simulations.running.table import Table
 
 
@@ -16,33 +18,65 @@ def term_of(table: Table, version: int) -> Term:
 def teach(table: Table, lease: Lease) -> None:
     """See that *lease* is trained and sealed, and with it all that wait to be trained from the same version.
 
+    Where that is the present version, those who come next and will probably get a lease on it are trained as well:
+    what they will send follows from the version and from them, and a full batch costs little more than one client.
+
     Raises:
         PotluckError: the base model, the adapter or a client's data does not fit.
     """
     if lease.sealed is not None:
         return
-    at = table.standing
+    at, version = table.standing, lease.version
     due = [at.leases[number] for number in at.pending if number in at.leases]
-    due = [one for one in due if one.version == lease.version]
+    due = [one for one in due if one.version == version]
     at.pending = [number for number in at.pending if number in at.leases and at.leases[number] not in due]
-    size = table.asked.at_once
-    groups = [due[first : first + size] for first in range(0, len(due), size)]
-    lessons = [[_lesson(table, one) for one in group] for group in groups]
-    for group, results in zip(groups, table.fleet.train(term_of(table, lease.version), lessons), strict=True):
-        for one, trained in zip(group, results, strict=True):
-            client, person = at.clients[one.person], table.person(one)
-            began = table.packing.start(one.version, at.versions[one.version], person.rank)
-            one.sealed = table.packing.seal(trained, began, client.left)
+    people = [one.person for one in due]
+    if version == at.version:
+        people += _coming(table, len(due))
+    for person, sealed in zip(people, _sealed(table, version, people), strict=True):
+        at.ahead[person] = sealed
+    for one in due:
+        one.sealed = at.ahead.pop(one.person)
+
+
+def _coming(table: Table, due: int) -> list[int]:
+    """Return who is trained ahead beside so many that are *due*: the next to check in, as far as one can tell.
+
+    Synchronous: as many as there are seats left; asynchronous: as many as fill the last group.
+    """
+    at, there = table.standing, table.world.availability
+    seats = table.terms.seats - at.tally.leases if table.terms.synchronous else -due % table.asked.at_once
+    coming: list[int] = []
+    for event in sorted(one for one in at.events if one.kind is Kind.CHECK_IN):
+        if len(coming) >= seats:
+            break
+        person, client = event.subject, at.clients[event.subject]
+        fresh = person not in at.ahead and client.counted_version != at.version and client.counted_round != at.round
+        if fresh and there.next_online_s(person, event.at_s) == event.at_s and not there.drops(person, at.version):
+            coming.append(person)
+    return coming
+
+
+def _sealed(table: Table, version: int, people: Sequence[int]) -> Iterator[Sealed]:
+    """Yield what each of *people* sends that started from *version*; they are trained in groups."""
+    at, size = table.standing, table.asked.at_once
+    groups = [people[first : first + size] for first in range(0, len(people), size)]
+    lessons = [[_lesson(table, version, person) for person in group] for group in groups]
+    for group, results in zip(groups, table.fleet.train(term_of(table, version), lessons), strict=True):
+        for number, trained in zip(group, results, strict=True):
+            client, person = at.clients[number], table.world.people[number]
+            began = table.packing.start(version, at.versions[version], person.rank)
             client.examples = trained.examples
             if client.train_s is None:
                 client.train_s = person.device.train_s(trained.tokens)
+            yield table.packing.seal(trained, began, client.left)
 
 
-def _lesson(table: Table, lease: Lease) -> Lesson:
-    person = table.person(lease)
+def _lesson(table: Table, version: int, number: int) -> Lesson:
+    person = table.world.people[number]
     return Lesson(
         data=person.data,
-        order=order_of(person.name, table.plan.seed_of(lease.version)),
+        order=order_of(person.name, table.plan.seed_of(version)),
         rank=person.rank,
         measured=table.asked.own_losses,
     )
