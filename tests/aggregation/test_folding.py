@@ -84,9 +84,11 @@ def test_a_fold_takes_the_parts_with_their_weights(given, *, foresees: bool):
     master = {"p": low_rank(np.random.default_rng(2), SHAPES["p"], 5)}
     coefficients = np.array([0.5, 0.0, -0.25, 2.0])
 
-    found = list(folded(cohort, ["p", "q"], coefficients, plan(rule, master=master)))
+    of = plan(rule, master=master)
+    found = list(folded(cohort, ["p", "q"], coefficients, of))
 
     assert [each.name for each in found] == ["p", "q"]
+    assert all(fold.module.room is of.room for fold in rule.folds.values())
     for each in found:
         fold, name = rule.folds[each.name], each.name
         ranks = tuple(update.trained[name].rank for update in ordered)
