@@ -168,3 +168,21 @@ def test_an_impossible_update_is_refused(make, says):
     """A transposed module is the likely mistake."""
     with pytest.raises(BadUpdate, match=says):
         make(LowRank(np.ones((3, 2)), np.ones((2, 4))))
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ([3e38, 3e38, -1.0], ""),
+        ([1.0, np.inf, -np.inf], "[1, 0]"),
+        ([1.0, 2.0, -np.inf], "[2, 0]"),
+        ([np.nan, np.inf, 2.0], "[0, 0]"),
+    ],
+)
+def test_the_first_value_that_is_not_finite_is_found_without_a_warning(values: list[float], place: str):
+    """A sum that overflows says nothing about its terms."""
+    column, row = np.array(values, np.float32)[:, None], np.ones((1, 3), np.float32)
+
+    assert first_bad_value(LowRank(column, row)) == (place and f"lora_B{place}")
+    turned = place and f"lora_A[0, {place[1]}]"
+    assert first_bad_value(LowRank(row.T, column.T)) == turned
