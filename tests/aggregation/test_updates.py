@@ -123,6 +123,7 @@ def test_starts_are_one_if_their_factors_are_entry_by_entry():
     term = LowRank(np.array([[1.0], [2]]), np.array([[3.0, 4, 5]]), 2.0)
     none = LowRank(np.zeros((2, 0)), np.zeros((0, 3)), 2.0)
 
+    assert same_factors(term, term)
     assert same_factors(term, LowRank(term.b.copy(), term.a.copy(), 2.0))
     assert not same_factors(term, LowRank(term.b.copy(), term.a.copy(), 3.0))
     assert not same_factors(term, LowRank(term.b.copy(), -term.a, 2.0))
