@@ -159,3 +159,21 @@ def test_the_columns_that_a_pipeline_grants_are_those_that_a_sketch_looks_for():
 
     assert errors[0] > errors[1] > 1e-3
     assert errors[2] < 1e-6
+
+
+def test_norms_beside_coordinates_are_exact_where_sums_would_be():
+    """From every row of a small round, from a sixteenth of the rows of a large one."""
+    rng = np.random.default_rng(7)
+    start = {name: low_rank(rng, shape, 2) for name, shape in SHAPES.items()}
+    updates = [
+        Update({n: LowRank(low_rank(rng, t.shape, 2).b, t.a) for n, t in start.items()}, start, 1) for _ in "abc"
+    ]
+    expected = norms_of(gram([update.innovation() for update in updates]))
+
+    exact, sampled = (
+        np.array(aggregate(updates, {}, Pipeline(rule="median", exact_up_to=most)).report.norms) for most in (3, 2)
+    )
+
+    np.testing.assert_allclose(exact, expected, rtol=1e-5)
+    assert not np.allclose(sampled, expected, rtol=1e-2)
+    assert (sampled > 0).all()
