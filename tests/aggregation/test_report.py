@@ -177,3 +177,17 @@ def test_norms_beside_coordinates_are_exact_where_sums_would_be():
     np.testing.assert_allclose(exact, expected, rtol=1e-5)
     assert not np.allclose(sampled, expected, rtol=1e-2)
     assert (sampled > 0).all()
+
+
+def test_a_round_is_weighed_by_the_update_that_is_trusted():
+    """By the cosine to it, at its length; whoever points away from it counts nothing."""
+    updates = odd_round()
+    trusted = Update({name: term.times(0.1) for name, term in updates[0].trained.items()}, {}, 1)
+
+    report = aggregate(updates, {}, Pipeline(weights=("examples", "fltrust")), reference=trusted).report
+
+    products = gram([update.innovation() for update in [*updates, trusted]])
+    lengths = np.sqrt(np.diag(products))
+    trust_in = np.maximum(products[:6, 6] / (lengths[:6] * lengths[6]), 0.0) * EXAMPLES
+    np.testing.assert_allclose(report.weights, trust_in / trust_in.sum() * lengths[6] / lengths[:6], rtol=1e-10)
+    assert report.weights[5] == 0 < report.weights[4]
