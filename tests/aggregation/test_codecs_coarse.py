@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from potluck.aggregation import CODECS, BadSetting, Limits, decode, encode
+from potluck.aggregation import CODECS, BadSetting, BadTensor, Limits, decode, encode
 from potluck.aggregation.codecs.blocks import NF4_LEVELS, scales_of
 from potluck.aggregation.codecs.registry import make_codec
 
@@ -144,6 +144,15 @@ def test_a_ratio_is_a_sixteenth_of_a_halving(ratio: int, scale: float):
 
     assert found.dtype == np.float32
     assert found[0] == pytest.approx(scale, rel=1e-7)
+
+
+@pytest.mark.parametrize("peak", [-1.0, np.inf, np.nan])
+def test_a_peak_that_is_none_is_refused(peak: float):
+    """Zero is one, and the largest float32."""
+    with pytest.raises(BadTensor, match="^a peak of"):
+        scales_of(np.zeros(1, np.uint8), np.array([peak], np.float32))
+    for fine in (0.0, np.finfo(np.float32).max):
+        assert scales_of(np.zeros(1, np.uint8), np.array([fine], np.float32)).tolist() == [fine]
 
 
 def test_blocks_get_the_nearest_ratio():
