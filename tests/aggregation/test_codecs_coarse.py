@@ -149,7 +149,7 @@ def test_a_ratio_is_a_sixteenth_of_a_halving(ratio: int, scale: float):
 @pytest.mark.parametrize("peak", [-1.0, np.inf, np.nan])
 def test_a_peak_that_is_none_is_refused(peak: float):
     """Zero is one, and the largest float32."""
-    with pytest.raises(BadTensor, match="^a peak of"):
+    with pytest.raises(BadTensor, match=r"^a peak of"):
         scales_of(np.zeros(1, np.uint8), np.array([peak], np.float32))
     for fine in (0.0, np.finfo(np.float32).max):
         assert scales_of(np.zeros(1, np.uint8), np.array([fine], np.float32)).tolist() == [fine]
