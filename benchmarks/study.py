@@ -30,12 +30,13 @@ from potluck.client.home import cache_of_user  # noqa: E402
 from potluck.client.training.bases import resolve  # noqa: E402
 
 RESULTS: Final = Path(__file__).parents[1] / "docs" / "study.json"
+MAIN: Final = ("base", "mean", "centralised", "alone", "momentum", "centralised_other", "mean_other", "alone_other")
 STAGES: Final = (
-    (0, ("base", "mean", "centralised", "alone", "momentum", "large_batch")),
+    (0, MAIN),
     (0, ("orthonormal", "fresh", "half", "fedit", "ffa", "fedsvd", "rolora", "flora", "flexlora", "mean_mixed")),
-    (0, ("flexlora_mixed",)),
-    (1, ("base", "mean", "centralised", "alone", "momentum")),
-    (2, ("base", "mean", "centralised", "alone", "momentum")),
+    (0, ("flexlora_mixed", "large_batch")),
+    (1, MAIN),
+    (2, MAIN),
     (1, tuple(ARMS)),
     (2, tuple(ARMS)),
 )

@@ -26,6 +26,8 @@ from potluck.wire.recipe import Recipe
 
 Adapter = Mapping[str, LowRank]
 READ: Final = Limits(max_bytes=1 << 30, max_tensors=1 << 16, max_values=1 << 30)
+OTHER: Final[Mapping[str, float]] = MappingProxyType({"shakespeare": 1e-3, "trec": 1e-3, "rotten_tomatoes": 3e-3})
+"""A second learning rate for centralised, alone and `mean`, by task: what suits one of them may not suit another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,19 @@ class Arm:
     mixed: bool = False
     momentum: float = 0.0
     """Beta of the outer step `fedavgm`; 0: `fedavg`."""
+    other: bool = False
+    """Whether it trains with the OTHER learning rate."""
 
 
 ARMS: Final[Mapping[str, Arm]] = MappingProxyType(
     {
         "base": Arm("the base model, untrained", "base"),
         "centralised": Arm("all text in one place, the steps of all volunteers one after the other", "centralised"),
+        "centralised_other": Arm("as above, with the other learning rate", "centralised", other=True),
         "alone": Arm("each volunteer by itself, with the steps that it gave to the federation in all", "alone"),
+        "alone_other": Arm("as above, with the other learning rate", "alone", other=True),
         "mean": Arm("`mean`, init `continue`"),
+        "mean_other": Arm("`mean`, init `continue`, with the other learning rate", other=True),
         "orthonormal": Arm("`mean`, init `orthonormal`", init="orthonormal"),
         "fresh": Arm("`mean`, init `fresh`; the same as `flora`", init="fresh"),
         "half": Arm("`mean`, init `half`", init="half"),
@@ -96,12 +103,17 @@ class Bench:
         return cls(base, engine, judge, ground(task, base, seed, cache, folder))
 
     def recipe(self, arm: Arm) -> Recipe:
-        """Return the recipe of a federated *arm*."""
+        """Return the recipe of *arm*; of one without a federation, what it trains with."""
         recipe = recipe_for(self.ground.task, self.base, arm.rule, arm.init)
-        if not arm.momentum:
-            return recipe
-        outer = {"outer": "fedavgm", "settings": {"beta": arm.momentum}}
-        return recipe.model_copy(update={"aggregation": recipe.aggregation.model_copy(update=outer)})
+        aggregation, training = recipe.aggregation, recipe.training
+        if arm.momentum:
+            outer = {"outer": "fedavgm", "settings": {"beta": arm.momentum}}
+            aggregation = aggregation.model_copy(update=outer)
+        if arm.other:
+            training = training.model_copy(update={"learning_rate": OTHER[self.ground.task.source]})
+        if arm.kind == "large_batch":
+            training = training.model_copy(update={"batch": self.ground.task.volunteers})
+        return recipe.model_copy(update={"aggregation": aggregation, "training": training})
 
     def seed_of(self, version: int) -> int:
         """Return the seed of the start from *version*: the same in all arms."""
@@ -126,6 +138,7 @@ def play(bench: Bench, name: str) -> dict[str, Any]:
     return {
         "common": _told(common),
         "own": [_told([score]) for score in own],
+        "rate": bench.recipe(arm).training.learning_rate,
         "steps": outcome.steps,
         "tokens": outcome.tokens,
         "bytes_up": outcome.bytes_up,
@@ -149,22 +162,17 @@ def untrained(bench: Bench, arm: Arm) -> Outcome:  # noqa: ARG001 - as the other
     return Outcome([{}])
 
 
-def alone(bench: Bench, arm: Arm) -> Outcome:  # noqa: ARG001
+def alone(bench: Bench, arm: Arm) -> Outcome:
     """Train each volunteer by itself."""
-    task, recipe = bench.ground.task, bench.ground.recipe
+    task, recipe = bench.ground.task, bench.recipe(arm)
     results = bench.engine.train(_term(bench, recipe, 0, b""), bench.lessons(0, steps=task.rounds * task.steps))
     return _outcome([_whole(bench, recipe, one) for one in results], results)
 
 
 def centralised(bench: Bench, arm: Arm) -> Outcome:
     """Train on all text in one place: every step of every volunteer, or theirs at the same time in larger batches."""
-    task, recipe = bench.ground.task, bench.ground.recipe
-    steps = task.rounds * task.steps
-    if arm.kind == "large_batch":
-        training = recipe.training.model_copy(update={"batch": task.volunteers})
-        recipe = recipe.model_copy(update={"training": training})
-    else:
-        steps *= task.volunteers
+    task, recipe = bench.ground.task, bench.recipe(arm)
+    steps = task.rounds * task.steps * (1 if arm.kind == "large_batch" else task.volunteers)
     lesson = Lesson(bench.ground.pooled, order_of("pooled", bench.seed_of(0)), steps=steps)
     results = bench.engine.train(_term(bench, recipe, 0, b""), [lesson])
     return _outcome([_whole(bench, recipe, results[0])], results)

@@ -17,7 +17,20 @@ T_975: Final[Mapping[int, float]] = MappingProxyType({2: 12.706, 3: 4.303})
 """Student's t for a two-sided 95 % interval, by the number of seeds."""
 GOAL: Final = 0.95
 NOT_DONE: Final = "not played yet"
-LABELS: Final[Mapping[str, str]] = MappingProxyType({"large_batch": "centralised, large batch"})
+LABELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "large_batch": "centralised, large batch",
+        "mean_mixed": "mean, ranks 2 to 16",
+        "flexlora_mixed": "flexlora, ranks 2 to 16",
+        "centralised_other": "centralised, other rate",
+        "alone_other": "alone, other rate",
+        "mean_other": "mean, other rate",
+        "momentum": "mean, fedavgm",
+        "orthonormal": "mean, orthonormal",
+        "fresh": "mean, fresh (= flora)",
+        "half": "mean, half",
+    }
+)
 
 
 class Column(NamedTuple):
@@ -89,9 +102,15 @@ class Seeds:
         pairs = {seed: column.of(cell) for (name, seed), cell in sorted(self.cells.items()) if name == arm}
         return {seed: value for seed, value in pairs.items() if value is not None}
 
+    def tuned(self, arm: str, column: Column) -> str:
+        """Return *arm*, or the same with the other learning rate where that did better under the first seed."""
+        found = {name: self.values(name, column) for name in (arm, f"{arm}_other")}
+        firsts = {name: column.better * values[0] for name, values in found.items() if 0 in values}
+        return max(firsts, key=firsts.__getitem__) if firsts else arm
+
     def shares(self, arm: str, column: Column) -> list[float]:
         """Return which part of the centralised gain over the base *arm* has, seed by seed."""
-        ours, base, best = (self.values(name, column) for name in (arm, "base", "centralised"))
+        ours, base, best = (self.values(name, column) for name in (arm, "base", self.tuned("centralised", column)))
         return [
             (ours[seed] - base[seed]) / (best[seed] - base[seed])
             for seed in ours
@@ -130,7 +149,7 @@ def table(seeds: Seeds) -> str:
     heads = ["arm", "seeds", *(column.head for column in columns)]
     if not columns[0].percent:
         heads.append("perplexity")
-    heads += ["part of the centralised gain", "steps", "tokens learned from", "MB up", "CPU-s"]
+    heads += ["part of the centralised gain", "learning rate", "steps", "tokens learned from", "MB up", "CPU-s"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for arm in ARMS:
         first = seeds.values(arm, columns[0])
@@ -144,6 +163,7 @@ def table(seeds: Seeds) -> str:
         shares = seeds.shares(arm, columns[0])
         row.append(f"{100 * mean(shares):.0f} %" if shares else "–")
         cells = [cell for (name, _), cell in seeds.cells.items() if name == arm]
+        row.append(" ".join(sorted({f"{cell['rate']:g}" for cell in cells})) if arm != "base" else "–")
         row += [f"{mean(cell[key] for cell in cells):,.0f}" for key in ("steps", "tokens")]
         row.append(f"{mean(cell['bytes_up'] for cell in cells) / 1e6:.1f}")
         row.append(_seconds(cells))
@@ -156,8 +176,8 @@ def verdict(cells: Cells) -> str:
     lines = []
     for task in TASKS:
         seeds, column = Seeds.of(task, cells), COLUMNS[task][0]
-        shares = seeds.shares("mean", column)
-        ours, alone = seeds.values("mean", column), seeds.values("alone", column)
+        shares = seeds.shares(seeds.tuned("mean", column), column)
+        ours, alone = (seeds.values(seeds.tuned(arm, column), column) for arm in ("mean", "alone"))
         both = sorted(ours.keys() & alone.keys())
         if not shares or not both:
             lines.append(f"- {_title(task)}: {NOT_DONE}.")
@@ -171,6 +191,17 @@ def verdict(cells: Cells) -> str:
             f"- {_title(task)}: `mean` has {100 * mean(shares):.0f} % of the centralised gain (by seed: {each}), so it "
             f"{kept} 95 %; it {beats} the average volunteer alone, by {unit} over {len(both)} seed(s)."
         )
+    return "\n".join(lines)
+
+
+def gaps(cells: Cells) -> str:
+    """Return which cells are there, by task and seed, and what they cost."""
+    lines = ["| task | seed 0 | seed 1 | seed 2 | CPU-s |", "|" + " --- |" * 5]
+    for task in TASKS:
+        there = Seeds.of(task, cells).cells
+        counts = [sum(seed == wanted for _, seed in there) for wanted in (0, 1, 2)]
+        row = [f"{count} of {len(ARMS)} arms" for count in counts]
+        lines.append(f"| {_title(task)} | {' | '.join(row)} | {sum(cell['cpu_s'] for cell in there.values()):,.0f} |")
     return "\n".join(lines)
 
 
@@ -195,10 +226,10 @@ def draw(cells: Cells, path: Path) -> None:
                 panel.text(2, place, NOT_DONE, va="center", fontsize=7, color="grey")
         panel.axvline(95, color="#c0392b", linewidth=1, linestyle="--")
         panel.set_title(f"{_title(task)}: {'label words right' if column.percent else 'nats per token'}", fontsize=10)
-        panel.set_yticks(range(len(names)), [LABELS.get(arm, arm.replace("_", ", ")) for arm in names])
+        panel.set_yticks(range(len(names)), [LABELS.get(arm, arm) for arm in names])
         panel.set_xlabel("% of the centralised gain over the base")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

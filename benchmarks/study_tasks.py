@@ -61,7 +61,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
     {
         "shakespeare": Task("shakespeare", "natural", people=4, minimum=24, rate=2e-3),
         "trec": Task("trec", "label_skew", people=48, tested=200, words=tuple(KINDS.values())),
-        "rotten_tomatoes": Task("rotten_tomatoes", "iid", people=72, row=192, tested=200, words=OPINIONS),
+        "rotten_tomatoes": Task("rotten_tomatoes", "iid", people=72, row=192, rate=1e-3, tested=200, words=OPINIONS),
     }
 )
 
