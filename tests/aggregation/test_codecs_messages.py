@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from page_reader import read_by_the_page
 from potluck.aggregation import CODECS, BadTensor, Limits, decode, encode, opened
+from potluck.aggregation.codecs.lossless import expanded, squeezed
 from potluck.aggregation.container import read
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aggregation_codecs.json").read_text("utf-8"))
@@ -169,3 +170,13 @@ def test_many_names_cost_little():
 
     assert plain > 33_000
     assert short < plain / 4
+
+
+def test_a_frame_is_one_frame_with_nothing_behind_it():
+    """Or one content would have many encodings."""
+    data = squeezed(b"abc" * 50)
+
+    assert expanded(data, 150) == b"abc" * 50
+    for longer in (data + b"x", data + data):
+        with pytest.raises(BadTensor, match="cannot be expanded"):
+            expanded(longer, 150)
