@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from potluck.aggregation import CODECS, BadSetting, BadTensor, Limits, decode, encode
+from potluck.aggregation import CODECS, BadSetting, BadTensor, Limits, UnknownName, decode, encode
 from potluck.aggregation.codecs.blocks import NF4_LEVELS, scales_of
 from potluck.aggregation.codecs.registry import make_codec
 
@@ -104,6 +104,13 @@ def test_a_setting_out_of_range_is_refused_with_one_that_is_not(codec: str, sett
         make_codec(codec, **{setting: 0})
 
     assert caught.value.__notes__ == [f"fix: use {fix}"]
+
+
+def test_a_codec_that_is_none_is_called_one():
+    with pytest.raises(UnknownName, match=r"^no codec is called 'int9'") as caught:
+        make_codec("int9")
+
+    assert caught.value.__notes__ == ["fix: did you mean 'int8'?"]
 
 
 def test_int8_measures_every_block_by_its_own_largest_value():
