@@ -138,10 +138,11 @@ class Steps:
 
     def after(self, step: int) -> Iterator[Any]:
         """Yield batch number *step* and all that follow."""
-        from potluck.client.training.batches import collate, pack
+        from potluck.client.training.batches import collate, laid_out, pack
 
         for first in range(step * self.rows, len(self.samples), self.rows):
-            yield collate(pack(self.samples[first : first + self.rows], self.max_tokens), self.pad_id)
+            packed = pack(self.samples[first : first + self.rows], self.max_tokens)
+            yield collate(laid_out(packed), self.pad_id)
 
 
 def potluck(case: Case, todo: Lesson, folder: Path) -> None:  # noqa: ARG001 - the signature of all sides

@@ -178,6 +178,18 @@ def test_a_sketched_sum_works_in_the_widest_type_of_its_factors(wide: int | None
     np.testing.assert_allclose(product.dense(), expected, atol=1e-7 if wide is None else 1e-15)
 
 
+def test_where_there_is_no_start_its_type_says_nothing():
+    """The empty start is float64, and would double the memory of float32 updates."""
+    running = InnovationSum(module(exact=False))
+    trained = low_rank(np.random.default_rng(12), SHAPE, 2)
+
+    running.add(trained, NONE, 1.0)
+    (product,) = running.scaled(1.0)
+
+    assert (NONE.b.dtype, product.b.dtype, product.a.dtype) == (np.float64, np.float32, np.float32)
+    np.testing.assert_allclose(product.dense(), trained.dense(), atol=1e-6)
+
+
 def test_an_exact_sum_subtracts_float32_in_float64():
     """Where float32 would round B − B₀: the start is a thousand times what training added."""
     rng = np.random.default_rng(11)

@@ -127,7 +127,8 @@ class SharedStart:
         self._scale = trained.scale
         self._rank = trained.rank
         d, k = trained.shape
-        own = np.result_type(trained.b, trained.a, start.b, start.a, np.float32)  # linalg takes no halves
+        begun = (start.b, start.a) if start.rank else ()  # where there is no start, its type says nothing
+        own = np.result_type(trained.b, trained.a, *begun, np.float32)  # linalg takes no halves
         self._dtype = np.dtype(np.float64) if module.exact else own
         self._size = updates_at_once(module, self._rank, (d + k) * own.itemsize)
         self._shape = (d, k)

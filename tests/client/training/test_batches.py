@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.client.readers import Part, Sample
-from potluck.client.training.batches import IGNORED, Batches, Tokens, collate, make, pack, tokenize
+from potluck.client.training.batches import IGNORED, Batches, Tokens, collate, laid_out, make, pack, tokenize
 from potluck.client.training.errors import NoBatches
 from potluck.client.training.losses import loss_sum
 
@@ -93,6 +93,26 @@ def test_a_packed_row_computes_what_its_samples_compute_alone(loaded, dtype):
         targets = torch.where(torch.tensor(sample.trained), ids[0], IGNORED)[1:]
         alone += torch.nn.functional.cross_entropy(own[:-1], targets, reduction="sum")
     torch.testing.assert_close(together.to(dtype), alone, atol=1e-4, rtol=1e-5)
+
+
+def test_samples_of_a_long_row_lie_where_they_cost_less(loaded):
+    """In rows of twice the longest here; the loss is that of the rows as they were, and one sample a row stays."""
+    model, tokenizer = loaded
+    model = model.to(torch.float64)
+    samples = [tokenize(pair("a" * (5 + i % 7), "b" * (1 + i % 3)), tokenizer) for i in range(40)]
+    rows = pack(samples, 512)
+
+    laid = laid_out(rows)
+
+    assert [len(row) for row in rows] == [40]
+    assert {sample for row in laid for sample in row} == set(samples)
+    assert sum(len(row) for row in laid) == 40
+    longest = max(len(sample.ids) for sample in samples)
+    assert max(sum(len(sample.ids) for sample in row) for row in laid) <= 2 * longest
+    one, other = (float(loss_sum(model, collate(each, pad_id=0))) for each in (rows, laid))
+    assert one == pytest.approx(other, rel=1e-6)
+    alone = [[sample] for sample in samples[:3]]
+    assert laid_out(alone) is alone
 
 
 def test_only_completions_and_the_end_are_learned(loaded):

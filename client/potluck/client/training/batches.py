@@ -6,7 +6,7 @@ would compute one by one.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Final
@@ -17,6 +17,8 @@ from potluck.client.readers import Sample
 from potluck.client.training.errors import BadBase, NoBatches
 
 IGNORED: Final = -100  # what PyTorch's cross-entropy leaves out
+ATTENTION: Final = 512
+"""Length of a row at which attention costs about as much as all else: between the small bases and SmolLM2."""
 BOXES_OPEN: Final = 64  # rows that first-fit looks at; keeps packing linear in the number of samples
 
 
@@ -75,19 +77,22 @@ def pack(samples: Sequence[Tokens], max_tokens: int, *, rest: bool = False) -> l
     """
     if all(all(sample.trained) for sample in samples):
         return _stream(samples, max_tokens, rest=rest)
-    rows: list[list[Tokens]] = []
-    room: list[int] = []
-    for sample in chain.from_iterable(_pieces(sample, max_tokens) for sample in samples):
-        size = len(sample.ids)
-        first = max(0, len(rows) - BOXES_OPEN)
-        place = next((i for i in range(first, len(rows)) if room[i] >= size), None)
-        if place is None:
-            rows.append([sample])
-            room.append(max_tokens - size)
-        else:
-            rows[place].append(sample)
-            room[place] -= size
-    return rows
+    return _first_fit(chain.from_iterable(_pieces(sample, max_tokens) for sample in samples), max_tokens, BOXES_OPEN)
+
+
+def laid_out(rows: Sequence[Sequence[Tokens]]) -> Sequence[Sequence[Tokens]]:
+    """Return the samples of *rows* in as many rows of such a length as cost least.
+
+    Samples do not see each other, so the layout changes nothing but time: attention looks at every pair of places in a
+    row, and short samples in a long row are mostly pairs that do not count.
+    """
+    samples = sorted(chain.from_iterable(rows), key=lambda sample: -len(sample.ids))
+    if len(samples) == len(rows):
+        return rows
+    longest, whole = len(samples[0].ids), max(sum(len(sample.ids) for sample in row) for row in rows)
+    lengths = [longest << doubled for doubled in range(16) if longest << doubled < whole]
+    layouts = [_first_fit(samples, length, len(samples)) for length in lengths] + [rows]
+    return min(layouts, key=_cost)
 
 
 def collate(rows: Sequence[Sequence[Tokens]], pad_id: int) -> Batch:
@@ -121,7 +126,7 @@ class Batches:
     def after(self, step: int) -> Iterator[Batch]:
         """Yield batch number *step* and all that follow."""
         for rows in self.rows_after(step):
-            yield collate(rows, self.pad_id)
+            yield collate(laid_out(rows), self.pad_id)
 
     def rows_after(self, step: int) -> Iterator[list[list[Tokens]]]:
         """Yield the rows of batch number *step* and of all that follow.
@@ -162,6 +167,29 @@ def make(samples: Sequence[Sample], tokenizer: Any, *, max_tokens: int, rows: in
             fix="add longer text, or raise data.max_tokens",
         )
     return Batches(usable, max_tokens, rows, seed, tokenizer.pad_token_id or 0)
+
+
+def _first_fit(samples: Iterable[Tokens], length: int, boxes: int) -> list[list[Tokens]]:
+    """Return rows of at most *length* tokens, each sample in the first of the last *boxes* rows that has room."""
+    rows: list[list[Tokens]] = []
+    room: list[int] = []
+    for sample in samples:
+        size = len(sample.ids)
+        first = max(0, len(rows) - boxes)
+        place = next((i for i in range(first, len(rows)) if room[i] >= size), None)
+        if place is None:
+            rows.append([sample])
+            room.append(length - size)
+        else:
+            rows[place].append(sample)
+            room[place] -= size
+    return rows
+
+
+def _cost(rows: Sequence[Sequence[Tokens]]) -> float:
+    """Return what a batch of *rows* costs, in places: each once, and more the more others it attends to."""
+    length = max(sum(len(sample.ids) for sample in row) for row in rows)
+    return len(rows) * length * (1 + length / ATTENTION)
 
 
 def _stream(samples: Sequence[Tokens], max_tokens: int, *, rest: bool) -> list[list[Tokens]]:

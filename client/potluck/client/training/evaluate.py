@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 
 from potluck.client.readers import Sample
-from potluck.client.training.batches import collate, pack, tokenize
+from potluck.client.training.batches import collate, laid_out, pack, tokenize
 from potluck.client.training.errors import NoBatches
 from potluck.client.training.losses import loss_sum
 
@@ -38,7 +38,7 @@ def held_out_loss(
     model.eval()
     with torch.inference_mode(), only_base(model) if not adapters else contextlib.nullcontext():
         for start in range(0, len(rows), ROWS):
-            batch = collate(rows[start : start + ROWS], pad_id=0).to(device)
+            batch = collate(laid_out(rows[start : start + ROWS]), pad_id=0).to(device)
             total += float(loss_sum(model, batch))
             tokens += batch.trained_tokens
     if not tokens:
