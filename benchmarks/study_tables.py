@@ -132,6 +132,7 @@ def write(cells: Cells, results: Path) -> None:
         for name, block in {
             **{task: table(Seeds.of(task, cells)) for task in TASKS},
             "verdict": verdict(cells),
+            "gaps": gaps(cells),
         }.items():
             mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
             if not mark.search(text):
