@@ -1,6 +1,7 @@
 """`potluck simulate`: a recipe tried with many clients, and its report."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ def run_simulate(asked: Simulating, *, as_json: bool) -> None:
     """Play the rounds, tell of each, and write the report."""
     from potluck.client.training.completing import completed
 
+    # A shell that puts a command in the background may have it ignore Ctrl-C; this one is always safe to stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     note: Callable[[str], None] = (lambda _: None) if as_json else say
     cache = cache_of_user(os.environ)
     recipe = completed(Recipe.read(asked.recipe), cache, note)
