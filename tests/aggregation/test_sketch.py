@@ -303,3 +303,49 @@ def test_a_stack_is_merged_when_it_is_full():
 
     assert 2 <= waits <= 4
     assert len(module.errors) == 1
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-8])
+def test_a_small_first_round_is_not_lost_beside_its_start(step: float):
+    """B₀ = 0, so b̄ is tiny beside an A₀ of ordinary size: their product is all there is."""
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(3, 40)).astype(np.float32)
+    start = {"m": LowRank(np.zeros((50, 3), np.float32), a, 2.0)}
+    moves = [step * rng.normal(size=(50, 3)) for _ in range(65)]
+    updates = [Update({"m": LowRank(move.astype(np.float32), a + np.float32(step), 2.0)}, start, 1) for move in moves]
+    expected = np.mean([update.innovation_of("m").dense() for update in updates], axis=0)
+
+    found = aggregate(updates, {}, Pipeline(rank=16)).master["m"].dense()
+
+    assert np.linalg.norm(found - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+def test_a_client_cannot_hide_the_others_behind_another_gauge():
+    """(B·M, A/M) is the same update; its factors are far from the start, and the sum of all keeps its digits."""
+    updates = crowd(4, 65, step=1e-3, dtype=np.float32)
+    first = updates[0]
+    turned = {
+        name: LowRank(term.b * np.float32(500), term.a / np.float32(500), 2.0) for name, term in first.trained.items()
+    }
+    plain, other = (
+        aggregate([Update(trained, first.start, 1, key=b"0"), *updates[1:]], {}, Pipeline(rank=8))
+        for trained in (first.trained, turned)
+    )
+
+    for name, term in plain.master.items():
+        apart = np.linalg.norm(other.master[name].dense() - term.dense())
+        assert apart <= 0.01 * np.linalg.norm(term.dense())
+
+
+@pytest.mark.parametrize("shape", [(11, 27), (27, 11), (11, 11)])
+def test_a_sketch_of_every_direction_is_exact(shape: tuple[int, int]):
+    """As many columns as the shorter side has: a random square map might all but miss one."""
+    rng = np.random.default_rng(9)
+    for seed in range(20):
+        finder, total = RangeFinder(shape, columns=40, seed=seed), np.zeros(shape)
+        for _ in range(3):
+            left, right = rng.normal(size=(shape[0], 15)), rng.normal(size=(15, shape[1]))
+            finder.merge(left, right)
+            total += left @ right
+
+        assert relative(finder.found().dense(), total) <= 1e-9

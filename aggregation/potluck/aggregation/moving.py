@@ -136,11 +136,23 @@ def rows_over(rows: Array, first: Array) -> Floats | None:
     return ratio if (off <= SAME_BASIS * np.linalg.norm(rows, axis=1)).all() else None
 
 
+def evened(term: LowRank) -> LowRank:
+    """Return *term* with columns of b as long as the rows of a beside them, float64, at scale 1.
+
+    What is short in one factor and long in the other is not small; a Gram matrix of one factor could not know.
+    """
+    b, a = term.b * np.float64(term.scale), term.a.astype(np.float64)
+    lengths, others = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
+    used = (lengths > 0) & (others > 0)
+    ratio = np.sqrt(others[used] / lengths[used])
+    return LowRank(b[:, used] * ratio, a[used] / ratio[:, None])
+
+
 def cut(terms: Sequence[LowRank], rank: int, *, exact: bool = True) -> tuple[LowRank, Truncation]:
     """Return the sum of *terms* in at most *rank* columns, and what that cost."""
     if exact:
         kept, discarded = compress(terms, rank=rank)
     else:
-        shape = terms[0].shape
-        kept, discarded = shortened(terms, shape, rank=rank, tolerance=GRAM_TOLERANCE, factor=nearly_factored)
+        even = [evened(term) for term in terms]
+        kept, discarded = shortened(even, terms[0].shape, rank=rank, tolerance=GRAM_TOLERANCE, factor=nearly_factored)
     return kept, Truncation(math.hypot(kept.norm(), discarded), discarded)

@@ -98,15 +98,26 @@ class RangeFinder:
         if self._kept is not None:
             parts.append((self._kept.b.astype(b.dtype), self._kept.a.astype(a.dtype)))
         columns = min(self._columns, sum(right.shape[0] for _, right in parts))
-        look = first_look(self._seed, f"range{len(self.dropped)}", (b.shape[0], columns), b.dtype)
         theta = drawn(self._seed, f"probe{len(self.dropped)}", (PROBES, b.shape[0]), b.dtype)
-        p = orthonormal(summed([right.T @ look(left.T) for left, right in parts]))
-        q = orthonormal(summed([left @ (right @ p) for left, right in parts]))
+        q = self._basis(parts, columns)
         looks = np.concatenate([q.T, theta])  # one pass for both
         seen = summed([(looks @ left) @ right for left, right in parts])
         core, missed = seen[:-PROBES], seen[-PROBES:] - (theta @ q) @ seen[:-PROBES]
         self.dropped.append(float(np.linalg.norm(missed.astype(np.float64)) / np.sqrt(PROBES)))
         self._kept = LowRank(q, core)
+
+    def _basis(self, parts: Sequence[tuple[Array, Array]], columns: int) -> Array:
+        """Return orthonormal columns (d, q) that hold the leading directions of the sum of *parts*."""
+        d, k = self._shape
+        dtype = parts[0][0].dtype
+        if columns == d:  # every direction there is; a random map might all but miss one
+            return np.eye(d, dtype=dtype)
+        if columns == k:
+            p: Array = np.eye(k, dtype=dtype)
+        else:
+            look = first_look(self._seed, f"range{len(self.dropped)}", (d, columns), dtype)
+            p = orthonormal(summed([right.T @ look(left.T) for left, right in parts]))
+        return orthonormal(summed([left @ (right @ p) for left, right in parts]))
 
     def found(self) -> LowRank:
         """Return what is kept of the sum, with orthonormal columns of b."""

@@ -21,9 +21,9 @@ from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
 MAX_TOKENS: Final = 1 << 62
 MAX_LOSS: Final = 1e4
-MAX_CHANGE: Final = 1e4
-"""Largest change of a single factor entry.  Trained ones stay below 1; values that overflow once they are multiplied
-would make every round fail that such a client takes part in."""
+MAX_CHANGE: Final = 100.0
+"""Largest change of a single factor entry.  Trained ones stay below 1.  Factors can be huge and their product ordinary,
+since (B·M, A/M) is the same matrix: a sketched sum in float32 then loses what all others changed."""
 
 
 @final
