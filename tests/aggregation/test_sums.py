@@ -213,14 +213,14 @@ def test_an_exact_sum_subtracts_float32_in_float64():
         (True, 9, 300, 1),
         (False, 200, 16, 200),
         (False, 218, 16, 218),
-        (False, 219, 16, 163),
+        (False, 219, 16, 131),
         (False, 0, 16, 218),
         (False, 9, 6000, 1),
         (False, 5, 0, 5),
     ],
 )
 def test_as_many_updates_wait_as_memory_holds(*, exact: bool, count: int, rank: int, at_once: int):
-    """80 MiB where that is the whole round, so that one merge does; else 60 MiB a merge; 256 columns in exact sums."""
+    """80 MiB where that is the whole round, so that one merge does; else 48 MiB a merge; 256 columns in exact sums."""
     of = Module("m", (3000, 3000), NONE, count=count, exact=exact, rank=2)
 
     assert updates_at_once(of, rank, 6000 * 4) == at_once

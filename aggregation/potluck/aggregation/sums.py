@@ -20,7 +20,7 @@ from potluck.aggregation.updates import difference, same_factors
 
 BATCH_COLUMNS: Final = 256
 """Columns that wait in an exact sum until they are added together."""
-STACK_BYTES: Final = 60 << 20
+STACK_BYTES: Final = 48 << 20
 """What waits in a sketched sum until its range is found together."""
 WHOLE_BYTES: Final = 80 << 20
 """The same where it is all there is: one merge is better than two."""
