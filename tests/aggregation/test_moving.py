@@ -5,7 +5,18 @@ import pytest
 
 from adapters import low_rank
 from potluck.aggregation import BadUpdate, LowRank
-from potluck.aggregation.moving import SAME_BASIS, After, Before, joined, moved, moved_in_basis, rows_over
+from potluck.aggregation.errors import BadTensor
+from potluck.aggregation.moving import (
+    SAME_BASIS,
+    After,
+    Before,
+    cut,
+    evened,
+    joined,
+    moved,
+    moved_in_basis,
+    rows_over,
+)
 from potluck.aggregation.outer.base import Moments
 from potluck.aggregation.outer.elementwise import FedAdam
 from potluck.aggregation.outer.linear import FedAvg, FedAvgM, Nesterov
@@ -205,3 +216,20 @@ def test_an_element_wise_step_without_one_basis_is_refused():
     for several in ([], terms):
         with pytest.raises(BadUpdate, match=f"got {len(several)} terms"):
             moved_in_basis(several, NOTHING, FedAdam(), rank=2, shape=SHAPE)
+
+
+def test_a_sketched_step_evens_pairs_and_hides_nothing():
+    """Products stay, columns and rows are as long as each other, zeros go; NaN and infinity are refused."""
+    rng = np.random.default_rng(7)
+    term = LowRank(rng.normal(size=(6, 3)) * [1e-9, 1.0, 0.0], rng.normal(size=(3, 5)), -2.0)
+
+    even = evened(term)
+
+    assert even.rank == 2
+    np.testing.assert_allclose(even.dense(), term.dense(), rtol=1e-12, atol=1e-20)
+    np.testing.assert_allclose(np.linalg.norm(even.b, axis=0), np.linalg.norm(even.a, axis=1), rtol=1e-12)
+    for bad in (np.nan, np.inf):
+        b = term.b.copy()
+        b[2, 0] = bad
+        with pytest.raises(BadTensor, match="overflow"):
+            cut([LowRank(b, term.a)], 3, exact=False)

@@ -140,12 +140,14 @@ def evened(term: LowRank) -> LowRank:
     """Return *term* with columns of b as long as the rows of a beside them, float64, at scale 1.
 
     What is short in one factor and long in the other is not small; a Gram matrix of one factor could not know.
+    Only zeros are left out: what is not finite stays, to be refused by who decomposes it.
     """
-    b, a = term.b * np.float64(term.scale), term.a.astype(np.float64)
-    lengths, others = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
-    used = (lengths > 0) & (others > 0)
-    ratio = np.sqrt(others[used] / lengths[used])
-    return LowRank(b[:, used] * ratio, a[used] / ratio[:, None])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        b, a = term.b * np.float64(term.scale), term.a.astype(np.float64)
+        lengths, others = np.linalg.norm(b, axis=0), np.linalg.norm(a, axis=1)
+        used = (lengths != 0) & (others != 0)
+        ratio = np.sqrt(others[used] / lengths[used])
+        return LowRank(b[:, used] * ratio, a[used] / ratio[:, None])
 
 
 def cut(terms: Sequence[LowRank], rank: int, *, exact: bool = True) -> tuple[LowRank, Truncation]:
