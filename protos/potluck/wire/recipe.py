@@ -24,6 +24,7 @@ from potluck.aggregation.tensors import Moves, moves_at
 from potluck.wire.aggregating import OFFERED, Aggregation, theirs
 from potluck.wire.bases import Model
 from potluck.wire.codecs import Codec
+from potluck.wire.privacy import Privacy
 from potluck.wire.settings import Line, Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
@@ -101,23 +102,6 @@ class Training(Settings):
 
 
 @final
-class Privacy(Settings):
-    """The table [privacy]: protections beyond data staying where they are."""
-
-    secure_aggregation: bool = False
-    """Whether the coordinator may see sums only.  This version cannot give that, and refuses true."""
-
-    @model_validator(mode="after")
-    def _refuse_what_cannot_be_given(self) -> Self:
-        if self.secure_aggregation:
-            raise BadSetting(
-                "privacy.secure_aggregation is true, and this version has no secure aggregation",
-                fix="set it to false and tell your volunteers, or wait for a version that has it",
-            )
-        return self
-
-
-@final
 class Admission(Settings):
     """The table [admission]: who may take part, and how much one may weigh."""
 
@@ -181,8 +165,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _can_be_combined(self, info: ValidationInfo) -> Self:
+        self.privacy.check_modules(self.adapter.targets)
         if not theirs(info):
             self.pipeline()
+            self.privacy.check(self.aggregation, self.codec)
             self.aggregation.check(self.admission.max_examples)
         return self
 
