@@ -111,8 +111,8 @@ def alone(bench: Bench, rounds: int) -> list[list[float]]:
     return [list(losses) for losses in zip(*curves, strict=True)]
 
 
-def together(bench: Bench, rounds: int) -> list[list[float]]:
-    """Train in rounds, all clients in each; return everybody's held-out loss after every round."""
+def together(bench: Bench, rounds: int) -> tuple[list[list[float]], Mapping[str, LowRank]]:
+    """Train in rounds, all clients in each; return everybody's held-out loss after every round, and the adapter."""
     master: Mapping[str, LowRank] = {}
     state = None
     history = []
@@ -132,7 +132,7 @@ def together(bench: Bench, rounds: int) -> list[list[float]]:
         master, state = result.master, result.state
         history.append(bench.losses(broadcast(master, bench.recipe.adapter.init)))
         print(f"  round {number + 1}: {mean(history[-1]):.3f}", file=sys.stderr, flush=True)
-    return history
+    return history, broadcast(master, bench.recipe.adapter.init)
 
 
 def recipe(options: argparse.Namespace) -> Recipe:
@@ -173,7 +173,7 @@ def run(options: argparse.Namespace, cast: str, seed: int) -> dict[str, object]:
         "samples": [[len(part.train), len(part.held_out)] for part in parts],
         "base": bench.losses({}),
         "alone": lonely,
-        "shared": together(bench, options.rounds),
+        "shared": together(bench, options.rounds)[0],
         "cpu_s": time.process_time() - began,
     }
 

@@ -27,6 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a l
 RunFolder = Annotated[
     Path | None, typer.Option("--folder", help="The coordinator's folder; found by itself where there is one here.")
 ]
+OnPersonal = Annotated[bool, typer.Option("--personal", help="With your personal adapter, over the shared one.")]
 OPERATOR, VOLUNTEER, ANYBODY = "Host a run", "Take part", "Use what came out"
 RESEARCHER = "Try a recipe first"
 
@@ -239,13 +240,15 @@ def try_(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=2048, help="Longest answer, in tokens.")] = 80,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest word.")] = 0.0,
+    *,
+    personal: OnPersonal = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put one prompt to the base model and to the shared adapter, side by side."""
+    """Put one prompt to the base model and to the shared adapter, side by side; with --personal, to yours too."""
     with needs("client"):
-        from potluck.cli.using import Asking, try_both
+        from potluck.cli.using import Asking, try_all
 
-        try_both(Asking(prompt, adapter, tokens, temperature), as_json=as_json)
+        try_all(Asking(prompt, adapter, tokens, temperature, personal), as_json=as_json)
 
 
 @app.command(rich_help_panel=ANYBODY)
@@ -257,13 +260,55 @@ def export(
     adapter: Annotated[
         Path | None, typer.Option(help="A release folder; by default the shared adapter of the run you are in.")
     ] = None,
+    *,
+    personal: OnPersonal = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the shared adapter for other programs: PEFT, llama.cpp, or merged into the base model."""
     with needs("client"):
-        from potluck.cli.using import export_to
+        from potluck.cli.using import Exporting, export_to
 
-        export_to(to, form, adapter, as_json=as_json)
+        export_to(Exporting(to, form, adapter, personal), as_json=as_json)
+
+
+@app.command(rich_help_panel=ANYBODY)
+def personalize(
+    data: Annotated[Path | None, typer.Option(help="Your text; by default what you take part with.")] = None,
+    rank: Annotated[int | None, typer.Option(min=2, max=8, help="Its rank.", show_default="4")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Optimiser steps; 0: three times through the text.", show_default="0")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's.", show_default="0.001")] = None,
+    proximal: Annotated[
+        float | None, typer.Option(min=0, help="How hard it is pulled to the shared adapter.", show_default="0")
+    ] = None,
+    *,
+    gate: Annotated[
+        bool | None, typer.Option("--gate/--no-gate", help="Whether each token gets its own share of it.")
+    ] = None,
+    share_a: Annotated[
+        bool | None, typer.Option("--share-a/--own-a", help="Train B alone, on the shared adapter's A.")
+    ] = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Seal it with a passphrase, not with the system's keyring.")
+    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Begin again; what is here is replaced.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter of your own over the shared one; it stays here, encrypted.  Again: over a newer version."""
+    with needs("client"):
+        from potluck.cli.personalizing import Personalizing, run_personalize
+
+        named = {
+            "rank": rank,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "proximal": proximal,
+            "gated": gate,
+            "share_a": share_a,
+        }
+        wish = {name: value for name, value in named.items() if value is not None}
+        run_personalize(Personalizing(data, wish, passphrase, anew), as_json=as_json)
 
 
 @app.command(rich_help_panel=ANYBODY)

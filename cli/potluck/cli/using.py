@@ -3,24 +3,23 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
 from potluck.aggregation import LowRank
 from potluck.aggregation.errors import BadSetting
-from potluck.cli.report import say, show
+from potluck.cli.personalizing import Here, here, personal_of, rebased
+from potluck.cli.report import say, show, warn
+from potluck.client.data import Split
 from potluck.client.home import Home
-from potluck.client.outbox.store import Outbox, joined
 from potluck.client.readers import Part
-from potluck.client.starts import adapter_at
 from potluck.client.training import bases
-from potluck.client.training.adapters import mount
+from potluck.client.training.adapters import detach, mount
 from potluck.client.training.export import CONFIG, read_peft, write_merged, write_peft
 from potluck.client.training.generate import Sampling, reply
 from potluck.client.training.gguf_lora import write_gguf
-from potluck.client.training.local import base_of
-from potluck.wire.recipe import Recipe
+from potluck.client.training.personal import Ground, carrying
 
 FORMATS: Final = ("peft", "merged", "gguf")
 
@@ -34,6 +33,18 @@ class Asking:
     adapter: Path | None
     tokens: int
     temperature: float
+    personal: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exporting:
+    """What `potluck export` was asked for."""
+
+    to: Path
+    form: str
+    adapter: Path | None
+    personal: bool = False
 
 
 @final
@@ -46,32 +57,61 @@ class Shared:
     name: str
 
 
-def try_both(asked: Asking, *, as_json: bool) -> None:
-    """Put one prompt to the base and to the base with the adapter."""
+def try_all(asked: Asking, *, as_json: bool) -> None:
+    """Put one prompt to the base, to the base with the shared adapter, and to both with the personal one on it."""
     if not asked.prompt.strip():
         raise BadSetting("the prompt is empty", fix='say something: potluck try "What is love?"')
-    shared = shared_adapter(asked.adapter, quiet=as_json)
+    if asked.personal:
+        _only_one(asked.adapter)
+        run = here(quiet=as_json)
+        personal = personal_of(run)  # before the base model is loaded: a wrong passphrase is told at once
+        shared = _shared_of(run)
+    else:
+        shared, personal = shared_adapter(asked.adapter, quiet=as_json), None
     device = bases.pick_device()
     model, tokenizer = bases.load(shared.base, device, bases.pick_dtype(device))
+    speaker = _Speaker(asked, tokenizer, as_json=as_json)
     adapted = mount(model, shared.adapter)
-    turns = (Part(role="user", text=asked.prompt, trained=False),)
-    sampling = Sampling(max_new_tokens=asked.tokens, temperature=asked.temperature)
-    answers = {}
-    for name, on in ((f"base ({shared.base.name})", False), (f"shared ({shared.name})", True)):
-        answers[name] = reply(adapted, tokenizer, turns, sampling, adapters=on)
-        if not as_json:
-            say(f"── {name}", *answers[name].split("\n"), "")
+    speaker.hear(f"base ({shared.base.name})", adapted, adapters=False)
+    speaker.hear(f"shared ({shared.name})", adapted)
+    detach(adapted)
+    if personal is not None:
+        name = f"personal (over {shared.name})"
+        with carrying(Ground(model, tokenizer, run.recipe, run.adapter, Split((), ())), personal) as both:
+            speaker.hear(name, both)
+        if rest := rebased(run, personal):
+            warn(rest)
     if as_json:
-        show({"prompt": asked.prompt, **answers}, as_json=True)
+        show({"prompt": asked.prompt, **speaker.answers}, as_json=True)
 
 
-def export_to(to: Path, form: str, adapter: Path | None, *, as_json: bool) -> None:
-    """Write the shared adapter for other programs."""
+@final
+@dataclass(slots=True)
+class _Speaker:
+    """Puts the prompt to one model after the other."""
+
+    asked: Asking
+    tokenizer: Any
+    as_json: bool = field(kw_only=True)
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def hear(self, name: str, model: Any, *, adapters: bool = True) -> None:  # noqa: ANN401 - torch's
+        """Keep what *model* answers, and say it."""
+        turns = (Part(role="user", text=self.asked.prompt, trained=False),)
+        sampling = Sampling(max_new_tokens=self.asked.tokens, temperature=self.asked.temperature)
+        self.answers[name] = reply(model, self.tokenizer, turns, sampling, adapters=adapters)
+        if not self.as_json:
+            say(f"── {name}", *self.answers[name].split("\n"), "")
+
+
+def export_to(asked: Exporting, *, as_json: bool) -> None:
+    """Write the shared adapter for other programs; with the personal one in it, if that was asked for."""
+    to, form = asked.to, asked.form
     if form not in FORMATS:
         raise BadSetting(f"there is no format {form!r}", fix=f"use one of {', '.join(FORMATS)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise BadSetting(f"{to} exists and is not empty", fix="name a new folder: --to FOLDER")
-    shared = shared_adapter(adapter, quiet=as_json)
+    shared = _with_personal(asked, quiet=as_json) if asked.personal else shared_adapter(asked.adapter, quiet=as_json)
     if form == "peft":
         write_peft(shared.adapter, to, base=shared.base.name)
     elif form == "gguf":
@@ -82,34 +122,47 @@ def export_to(to: Path, form: str, adapter: Path | None, *, as_json: bool) -> No
     show({"wrote": str(to), "format": form, "adapter": shared.name, "base": shared.base.name}, as_json=as_json)
 
 
+def _with_personal(asked: Exporting, *, quiet: bool) -> Shared:
+    """Return shared + personal as one adapter, and say what that means."""
+    _only_one(asked.adapter)
+    run = here(quiet=quiet)
+    personal = personal_of(run)
+    losses = personal.about.losses
+    if personal.gates and losses is not None:
+        warn(
+            "no other program has this adapter's gate: each module counts by the one number that comes closest; "
+            f"on your held-out text {losses.exported:.3f} nats per token instead of {losses.both:.3f}"
+        )
+    warn("what is written holds your personal adapter, and is not encrypted")
+    if rest := rebased(run, personal):
+        warn(rest)
+    shared = _shared_of(run)
+    return Shared(shared.base, personal.beside(run.adapter), f"{shared.name} with your personal adapter")
+
+
+def _only_one(adapter: Path | None) -> None:
+    """Refuse a release beside --personal."""
+    if adapter is not None:
+        raise BadSetting("--adapter and --personal cannot go together", fix="leave --adapter out")
+
+
+def _shared_of(run: Here) -> Shared:
+    return Shared(run.base, run.adapter, f"{run.member.run_name} version {run.version}")
+
+
 def shared_adapter(folder: Path | None, *, quiet: bool) -> Shared:
     """Return the adapter in a release *folder*, or the newest one that this home's session downloaded.
 
     Raises:
         BadSetting: there is none yet.
     """
+    if folder is None:
+        return _shared_of(here(quiet=quiet))
     home = Home.of_user(os.environ)
-    told = (lambda _: None) if quiet else say
-    if folder is not None:
-        config = read_config(folder)
-        name, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision") or "main"
-        return Shared(
-            bases.resolve(name, revision=revision, cache=home.cache, progress=told), read_peft(folder), str(folder)
-        )
-    outbox = Outbox.open(home.outbox)
-    try:
-        member = joined(outbox)
-        shared = outbox.shared(member.run_id)
-    finally:
-        outbox.close()
-    if shared is None:
-        raise BadSetting(
-            f"{member.run_name!r} has no shared adapter here yet",
-            fix="let `potluck join` run until the first version is there, or name a release: --adapter FOLDER",
-        )
-    recipe = Recipe.offered(member.recipe_json)
-    adapter = adapter_at(home.blob(shared.digest), recipe)
-    return Shared(base_of(recipe, home.cache, told), adapter, f"{member.run_name} version {shared.version}")
+    config = read_config(folder)
+    name, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision") or "main"
+    base = bases.resolve(name, revision=revision, cache=home.cache, progress=(lambda _: None) if quiet else say)
+    return Shared(base, read_peft(folder), str(folder))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -65,6 +66,10 @@ class Home:
     def tasks(self) -> Path:
         """A folder of checkpoints for each lease."""
         return self.folder / "tasks"
+
+    def personal(self, run_id: str) -> Path:
+        """Return where the owner's personal adapter over that run's shared one is, sealed, or would be."""
+        return self.folder / "personal" / f"{sha256(run_id.encode()).hexdigest()[:32]}.sealed"
 
     def blob(self, digest: bytes) -> Path:
         """Return where the bytes with that SHA-256 are, or would be."""

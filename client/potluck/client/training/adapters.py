@@ -92,7 +92,7 @@ def detach(adapted: PeftModel) -> Any:  # noqa: ANN401
 def factors(adapted: PeftModel, settings: Adapter) -> dict[str, LowRank]:
     """Copy the trained factors out: float32 on the CPU, by full module name, at the recipe's scale."""
     result = {}
-    for name, module in _adapted_modules(adapted, TRAINED):
+    for name, module in adapted_modules(adapted, TRAINED):
         b, a = (side[TRAINED].weight.detach().float().cpu().numpy().copy() for side in (module.lora_B, module.lora_A))
         result[name] = LowRank(b, a, settings.scale)
     return result
@@ -115,7 +115,7 @@ def product_config(ranks: Mapping[str, int]) -> LoraConfig:
 
 def trained_factors(adapted: PeftModel) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter, float]]:
     """Return B (d, r), A (r, k) and the scale of every module that attach put a trainable part on, also if frozen."""
-    modules = (module for _, module in _adapted_modules(adapted, TRAINED))
+    modules = (module for _, module in adapted_modules(adapted, TRAINED))
     return [(one.lora_B[TRAINED].weight, one.lora_A[TRAINED].weight, float(one.scaling[TRAINED])) for one in modules]
 
 
@@ -124,7 +124,8 @@ def trained_parameters(adapted: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in sorted(adapted.named_parameters()) if parameter.requires_grad}
 
 
-def _adapted_modules(adapted: PeftModel, adapter: str) -> list[tuple[str, Any]]:
+def adapted_modules(adapted: PeftModel, adapter: str) -> list[tuple[str, Any]]:
+    """Return every module that carries *adapter*, TRAINED or TAIL, with its full name."""
     modules = adapted.base_model.model.named_modules()
     return [(name, module) for name, module in modules if adapter in getattr(module, "lora_A", {})]
 
@@ -132,7 +133,7 @@ def _adapted_modules(adapted: PeftModel, adapter: str) -> list[tuple[str, Any]]:
 def _fill(adapted: PeftModel, adapter: str, terms: Mapping[str, LowRank]) -> None:
     """Overwrite the factors that peft drew for *adapter* by those in *terms*."""
     with torch.no_grad():
-        for name, module in _adapted_modules(adapted, adapter):
+        for name, module in adapted_modules(adapted, adapter):
             for side, value in ((module.lora_B, terms[name].b), (module.lora_A, terms[name].a)):
                 side[adapter].weight.copy_(torch.from_numpy(np.ascontiguousarray(value, np.float32)))
 

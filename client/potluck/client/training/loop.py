@@ -42,12 +42,13 @@ def train(
     *,
     folder: Path | None = None,
     on_step: Callable[[Stride], Word] = lambda _: Word.GO,
+    proximal: Proximal | None = None,
 ) -> Ran | None:
     """Train the adapter of *model* in place for *training.steps* steps; None if *on_step* suspended or stopped it.
 
     With a *folder*, a checkpoint is written there every training.checkpoint_steps steps, before a suspend and after
     the last step; a later call goes on from it, and ends in the same bits as one that was never interrupted, on the
-    same machine with the same number of threads.
+    same machine with the same number of threads.  *proximal*: another pull than the one back to the start.
 
     Source: ClientUpdate, Algorithm 1 of McMahan et al. 2017, arXiv:1602.05629, on LoRA factors only; AdamW of
     Loshchilov & Hutter 2019, Algorithm 2, arXiv:1711.05101.
@@ -57,7 +58,8 @@ def train(
         BadCheckpoint: the checkpoint in *folder* is damaged.
     """
     parameters = trained_parameters(model)
-    proximal = Proximal.at(model, training.proximal)  # before a checkpoint moves the adapter away from its start
+    if proximal is None:
+        proximal = Proximal.at(model, training.proximal)  # before a checkpoint moves the adapter away from its start
     optimiser = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
     job = _job(parameters, batches, training)
     done, sums = _resume(folder, job, parameters, optimiser)

@@ -59,6 +59,15 @@ class Proximal:
         pairs = trained_factors(model) if mu else ()
         return cls(mu, tuple(Anchor(b, a, b.detach().clone(), a.detach().clone(), scale) for b, a, scale in pairs))
 
+    @classmethod
+    def to_zero(cls, model: PeftModel, mu: float) -> Self:
+        """Return µ/2 · Σ ‖s·B·A‖_F²: a pull to what the model is without this adapter, wherever training starts.
+
+        Source: Ditto, Li et al. 2021, equation 1, arXiv:2012.04221, on products; the shared adapter is its w*.
+        """
+        pairs = trained_factors(model) if mu else ()
+        return cls(mu, tuple(Anchor(b, a, torch.zeros_like(b), a.detach().clone(), scale) for b, a, scale in pairs))
+
     def added_to(self, loss: torch.Tensor) -> torch.Tensor:
         """Return *loss* plus the term; *loss* itself where the term is off."""
         if not self.anchors:
