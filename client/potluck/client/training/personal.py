@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from potluck.aggregation import LowRank, start
+from potluck.aggregation import LowRank, broadcast, start
 from potluck.client.data import Split
 from potluck.client.errors import Interrupted
 from potluck.client.personal import About, Losses, Personal, Wish
@@ -118,7 +118,7 @@ def begun(ground: Ground, about: About) -> Personal:
     """Return a personal adapter that changes nothing yet: B is zero, A random or the shared one's."""
     recipe, wish = ground.recipe, about.wish
     settings = settings_of(recipe, wish)
-    published = ground.shared if wish.share_a else {}
+    published = broadcast(ground.shared, "orthonormal") if wish.share_a else {}
     started = start(
         published,
         recipe.modules(),
