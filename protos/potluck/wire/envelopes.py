@@ -37,6 +37,8 @@ class Purpose(StrEnum):
     SUBMIT = "submit"
     ABORT = "abort"
     READ = "read"
+    MEET = "meet"
+    STEP = "step"
     RECEIPT = "receipt"
     RELEASE = "release"
     LOG = "log"

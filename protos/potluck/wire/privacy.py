@@ -28,6 +28,9 @@ EXACT: Final = ("fp32", "fp16")
 TOKEN_ROWS: Final = frozenset({"embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", "word_embeddings"})
 """Modules with a row for each token: which rows moved tells which words were there, through any sum."""
 
+Seconds = Annotated[int, Field(ge=1, le=3_600)]
+"""A deadline within a sum."""
+
 
 @final
 class Privacy(Settings):
@@ -47,10 +50,12 @@ class Privacy(Settings):
     """Largest norm of an update in a sum, over all its tensors; a larger one is shrunk to it."""
     rendezvous_s: PositiveFloat = 120.0
     """Seconds that the first to come to a sum waits before it begins without aggregation.cohort members."""
-    vector_s: PositiveFloat = 150.0
+    vector_s: Seconds = 150
     """Seconds that the members of a sum have to upload their masked updates."""
-    answer_s: PositiveFloat = 20.0
+    answer_s: Seconds = 20
     """Seconds that the members of a sum have for each of its small messages."""
+    sum_losses: bool = True
+    """Whether a sum also adds up the losses that its members measured on their own text, in 64ths of a nat."""
 
     @model_validator(mode="after")
     def _small_is_said(self) -> Self:
