@@ -1,0 +1,1 @@
+"""What the two halves of a secure sum say to each other, byte for byte."""
