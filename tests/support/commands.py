@@ -60,15 +60,17 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def potluck(*words: object, home: Path, cwd: Path | None = None, program: tuple[str, ...] = PROGRAM) -> Done:
-    """Run one command to its end, with nobody at the terminal."""
+def potluck(
+    *words: object, home: Path, cwd: Path | None = None, program: tuple[str, ...] = PROGRAM, passphrase: str = ""
+) -> Done:
+    """Run one command to its end, with nobody at the terminal; a *passphrase* is in its environment."""
     done = subprocess.run(
         [*program, *map(str, words)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=environment(home),
+        env=environment(home) | ({"POTLUCK_PASSPHRASE": passphrase} if passphrase else {}),
         cwd=cwd,
         timeout=PATIENCE_S,
         check=False,

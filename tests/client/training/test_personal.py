@@ -76,7 +76,7 @@ def logits(model) -> torch.Tensor:
         return model(IDS).logits
 
 
-def gated(ground: Ground, seed: int = 6) -> Personal:
+def gated(seed: int = 6) -> Personal:
     """Return an adapter whose gates differ from 1 everywhere."""
     rng = np.random.default_rng(seed)
     values = {name: rng.normal(size=k + 1).astype(np.float32) for name, (_, k) in SIDES.items()}
@@ -84,7 +84,7 @@ def gated(ground: Ground, seed: int = 6) -> Personal:
 
 
 def test_a_gate_begins_as_if_there_were_none(ground: Ground):
-    personal = dataclasses.replace(gated(ground), gates={})
+    personal = dataclasses.replace(gated(), gates={})
     with carrying(ground, personal) as without:
         expected = logits(without)
     with carrying(ground, personal) as adapted:
@@ -95,7 +95,7 @@ def test_a_gate_begins_as_if_there_were_none(ground: Ground):
 
 def test_a_module_computes_what_the_formula_says(ground: Ground):
     """W·x + S·x + g(x)·s·B·A·x with g(x) = 2·σ(w·x + c), in float64 by hand."""
-    personal, name = gated(ground), NAMES[0]
+    personal, name = gated(), NAMES[0]
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     with carrying(ground, personal) as adapted, torch.inference_mode():
         module = dict(adapted_modules(adapted, TRAINED))[name]
@@ -107,11 +107,11 @@ def test_a_module_computes_what_the_formula_says(ground: Ground):
     term = personal.products[name]
     expected = x64 @ (weight + ground.shared[name].dense()).T + g[:, None] * (x64 @ term.dense().T)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
-    assert g.min() < 0.5 < 1.5 < g.max()
+    assert g.max() - g.min() > 1.0
 
 
 def test_gates_go_in_and_come_out_the_same(ground: Ground):
-    personal = gated(ground)
+    personal = gated()
     with carrying(ground, personal) as adapted:
         for name, gate in gates(adapted).items():
             np.testing.assert_array_equal(gate, personal.gates[name])
@@ -119,7 +119,7 @@ def test_gates_go_in_and_come_out_the_same(ground: Ground):
 
 def test_a_stand_in_is_the_best_constant_in_least_squares(ground: Ground):
     """Against a brute least-squares fit over every token that goes through the module."""
-    personal, name = gated(ground), NAMES[1]
+    personal, name = gated(), NAMES[1]
     batches = [next(ground.batches(0).after(i)) for i in range(2)]
     seen: list[np.ndarray] = []
     with carrying(ground, personal) as adapted:
@@ -281,10 +281,10 @@ def test_one_for_another_base_is_refused(ground: Ground, made: Personal):
 
 
 def test_gates_of_another_width_are_refused(ground: Ground):
-    odd = {name: gate[:-1] for name, gate in gated(ground).gates.items()}
+    odd = {name: gate[:-1] for name, gate in gated().gates.items()}
 
     with (
         pytest.raises(BadAdapter, match="no gate that fits"),
-        carrying(ground, dataclasses.replace(gated(ground), gates=odd)),
+        carrying(ground, dataclasses.replace(gated(), gates=odd)),
     ):
         pass
