@@ -167,7 +167,7 @@ def test_the_search_finds_what_does_leave(kept: Kept):
     assert len(found) > len(wanted) / 10
     names = b"model.layers.0.self_attn.q_proj"
     assert kept.recorded.holds(names)  # the updates are there, readable: four of them, in plain float32
-    assert kept.recorded.size > 50_000
+    assert kept.recorded.size > 20_000
 
 
 def test_the_sealed_file_is_all_there_is(kept: Kept):

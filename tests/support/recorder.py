@@ -70,8 +70,7 @@ class Recorder:
         self._listener.close()
         for end in self._open:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+                end.shutdown(socket.SHUT_RDWR)  # its own thread closes it
         for thread in self._threads:
             thread.join(5)
 
@@ -89,12 +88,13 @@ class Recorder:
             self._run(self._serve, bare)
 
     def _serve(self, bare: socket.socket) -> None:
-        self._open.append(bare)
-        with contextlib.suppress(OSError):  # a client that looks whether the port is open, or a TLS failure
-            near = self._near.wrap_socket(bare, server_side=True)
-            far = self._far.wrap_socket(socket.create_connection(("127.0.0.1", self._port)))
+        sent = bytearray()
+        with (
+            contextlib.suppress(OSError, ValueError),  # no TLS, a cut, or a close while it waits
+            self._near.wrap_socket(bare, server_side=True) as near,
+            self._far.wrap_socket(socket.create_connection(("127.0.0.1", self._port))) as far,
+        ):
             self._open += [near, far]
-            sent = bytearray()
             with self._lock:
                 self._sent.append(sent)
             self._pass_on(near, far, sent)
@@ -106,8 +106,6 @@ class Recorder:
             for source in ready:
                 data = source.recv(65_536)
                 if not data:
-                    near.close()
-                    far.close()
                     return
                 if source is near:
                     with self._lock:

@@ -122,13 +122,17 @@ def join(
     data: Annotated[Path | None, typer.Option(help="Your text: a file, or a folder.")] = None,
     name: Annotated[str, typer.Option(help="What the operator may call you.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the card without being asked.")] = False,
+    *,
+    keep_flagged: Annotated[
+        bool, typer.Option("--keep-flagged", help="Train also on samples that look secret or personal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Join a run, or go on with it: checks, shows what leaves and what never leaves, asks, then works."""
     with needs("client"):
         from potluck.cli.joining import Joining, run_join
 
-        run_join(Joining(invite, data, name, yes=yes), as_json=as_json)
+        run_join(Joining(invite, data, name, yes=yes, keep_flagged=keep_flagged), as_json=as_json)
 
 
 @app.command(rich_help_panel=VOLUNTEER)
@@ -276,9 +280,9 @@ def personalize(
     data: Annotated[Path | None, typer.Option(help="Your text; by default what you take part with.")] = None,
     rank: Annotated[int | None, typer.Option(min=2, max=8, help="Its rank.", show_default="4")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Optimiser steps; 0: three times through the text.", show_default="0")
+        int | None, typer.Option(min=0, help="Optimiser steps; 0: five times through the text.", show_default="0")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="AdamW's.", show_default="0.001")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's.", show_default="0.0003")] = None,
     proximal: Annotated[
         float | None, typer.Option(min=0, help="How hard it is pulled to the shared adapter.", show_default="0")
     ] = None,

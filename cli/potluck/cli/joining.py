@@ -20,6 +20,7 @@ from potluck.client import data
 from potluck.client.clock import SystemClock
 from potluck.client.consent import ConsentCard, Estimate, rough_estimate
 from potluck.client.endings import Ended, Ending
+from potluck.client.flags import Flagger, Sieve, Sieved, sieve_of
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.join import enrol
@@ -52,6 +53,7 @@ class Joining:
     data: Path | None
     name: str
     yes: bool
+    keep_flagged: bool = False
 
 
 def run_join(asked: Joining, *, as_json: bool) -> None:
@@ -64,6 +66,8 @@ def run_join(asked: Joining, *, as_json: bool) -> None:
     try:
         token = token_of(asked.invite)
         member = outbox.membership()
+        if asked.keep_flagged:
+            limits_at(home.limits).model_copy(update={"keep_flagged": True}).write(home.limits)
         if not goes_on(member, token, asked.data):
             member = newly(asked, token, member, home, outbox, as_json=as_json)
         if member is None:
@@ -125,15 +129,20 @@ def site(home: Home, outbox: Outbox, path: Path) -> Site:
         link=lambda invitation: Link(invitation, Alone(), np.random.default_rng()),
         reading=MachineSensors(home.folder, clock).read(outbox.control()),
         data=path,
-        count_examples=count_examples,
+        count_examples=lambda data, recipe: count_examples(data, recipe, _sieve(home)),
         estimate=lambda recipe: estimate(recipe, home.cache),
         base_problem=lambda recipe: "" if base_is_here(recipe, home.cache) else f"{recipe.model.base} is not here yet",
     )
 
 
-def count_examples(path: Path, recipe: Recipe) -> int:
-    """Return how many samples there are to train on, the held-out ones left out."""
-    samples = data.read(path, recipe.data.format).samples
+def _sieve(home: Home) -> Sieve:
+    """Return what leaves out of the text what the owner does not want in it."""
+    return sieve_of(keep_flagged=limits_at(home.limits).keep_flagged)
+
+
+def count_examples(path: Path, recipe: Recipe, sieve: Sieve) -> int:
+    """Return how many samples there are to train on, those that are flagged and the held-out ones left out."""
+    samples = sieve(data.read(path, recipe.data.format)).samples
     return len(data.split(samples, recipe.data.held_out, data.SPLIT_SEED).train)
 
 
@@ -172,14 +181,16 @@ def tell_check(check: Check, *, as_json: bool) -> None:
 
 def tell_card(card: ConsentCard, home: Home, path: Path, recipe: Recipe | None, *, as_json: bool) -> None:
     """Show what the owner is asked to agree to, and three of the samples that it is about."""
-    lines = dict(card.lines())
+    keeps = limits_at(home.limits).keep_flagged
+    sieved = Flagger().sieve(data.read(path, recipe.data.format if recipe else "auto"), keep=keeps)
+    lines = dict(card.lines()) | {"Looks private": flagged_words(sieved, keeps=keeps)}
     if as_json:
         show({"event": "card", **lines}, as_json=True)
         return
     say("")
     show(lines)
     say("", limits_at(home.limits).sentence(os.cpu_count() or 1), "")
-    seen = data.preview(data.read(path, recipe.data.format if recipe else "auto"))
+    seen = data.preview(sieved.dataset)
     say(f"Your text: {seen.rows} samples, {seen.characters:,} characters. It begins like this, and stays here:")
     say(*(f"  “{text}”" for text in seen.samples))
     for left_out in seen.skipped[:5]:
@@ -187,6 +198,15 @@ def tell_card(card: ConsentCard, home: Home, path: Path, recipe: Recipe | None, 
     if len(seen.skipped) > 5:  # noqa: PLR2004
         say(f"  … and {len(seen.skipped) - 5} more left out")
     say("")
+
+
+def flagged_words(sieved: Sieved, *, keeps: bool) -> str:
+    """Say what looks like a secret or personal data, so that only its owner knows it again, and what becomes of it."""
+    if not sieved.flagged:
+        return "nothing that was found by its form; a name or a story is not found, so look yourself"
+    kinds = "; ".join(f"{kind}: {count}, such as {sieved.examples[kind]}" for kind, count in sieved.kinds.items())
+    fate = "all are trained on, as you wished" if keeps else "left out; --keep-flagged takes them all the same"
+    return f"{sieved.flagged} of your samples ({kinds}): {fate}"
 
 
 def agree(asked: Joining) -> None:

@@ -13,6 +13,8 @@ import typer
 from potluck.aggregation import LowRank
 from potluck.aggregation.errors import BadSetting, PotluckError
 from potluck.cli.report import say, show, table
+from potluck.client import data
+from potluck.client.flags import sieve_of
 from potluck.client.home import Home
 from potluck.client.limits import limits_at
 from potluck.client.outbox.store import Outbox, joined
@@ -20,7 +22,7 @@ from potluck.client.personal import About, Losses, Personal, Wish
 from potluck.client.records import Membership
 from potluck.client.starts import adapter_at
 from potluck.client.training import bases
-from potluck.client.training.local import base_of, texts_of
+from potluck.client.training.local import base_of
 from potluck.client.training.personal import Ground, fitting, personalize
 from potluck.client.vault import Key, Keyring, Passphrase, kind_of, seal, system_keyring, unseal
 from potluck.client.work import Stride, Word
@@ -167,8 +169,10 @@ def personal_at(run: Here, key: Key) -> Personal:
 
 def ground_of(run: Here, path: Path) -> Ground:
     """Return what a personal adapter is trained on; loads the base model."""
-    threads = limits_at(run.home.limits).threads(os.cpu_count() or 1)
-    return Ground.at(run.base, run.recipe, run.adapter, texts_of(run.recipe, path), threads)
+    limits, kind = limits_at(run.home.limits), run.recipe.data
+    samples = sieve_of(keep_flagged=limits.keep_flagged)(data.read(path, kind.format)).samples
+    texts = data.split(samples, kind.held_out, data.SPLIT_SEED)
+    return Ground.at(run.base, run.recipe, run.adapter, texts, limits.threads(os.cpu_count() or 1))
 
 
 def key_for(run: Here, *, before_path: Path | None, passphrase: bool) -> Key:

@@ -28,6 +28,8 @@ class Limits(Settings):
     """GiB of memory that must stay free while training; 0 means do not look."""
     min_free_disk_gib: NonNegativeFloat = 2.0
     """GiB of disk that must stay free; 0 means do not look."""
+    keep_flagged: bool = False
+    """Whether to train also on samples that look as if they held a secret or personal data."""
 
     def threads(self, cores: int) -> int:
         """Return how many threads training may use on a machine with *cores* cores; at least one."""

@@ -29,7 +29,7 @@ class Wish:
     rank: int = 4
     steps: int = 0
     """0: some PASSES over the text."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     proximal: float = 0.0
     """µ of the pull to the shared adapter; 0 for none."""
     gated: bool = True

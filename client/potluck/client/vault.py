@@ -150,10 +150,11 @@ def system_keyring() -> Ring:
         raise NoKeyring(
             "the package keyring is not installed", fix=f"pip install 'potluck[keyring]', or {fix}"
         ) from None
-    found = keyring.get_keyring()
+    found: Any = keyring.get_keyring()
     if found.priority < 1:  # what keyring's own rules call not recommended: none at all, or one in plain text
         raise NoKeyring(f"this machine has no keyring that protects a key ({found.name})", fix=fix)
-    return found
+    ring: Ring = found
+    return ring
 
 
 def seal(data: bytes, key: Key, path: Path) -> None:

@@ -263,11 +263,11 @@ def test_stopping_keeps_nothing(ground: Ground):
 
 def test_steps_are_some_passes_over_the_text(ground: Ground):
     batches = ground.batches(0)
-    long = dataclasses.replace(batches, samples=batches.samples * 40)
+    long = dataclasses.replace(batches, samples=batches.samples * 80)
     tokens = sum(len(sample.ids) for sample in batches.samples)
 
     assert steps_of(Wish(steps=7), batches) == 7
-    assert steps_of(Wish(), batches) == max(FEWEST, round(3 * tokens / 96))
+    assert steps_of(Wish(), batches) == max(FEWEST, round(5 * tokens / 96))
     assert steps_of(Wish(), dataclasses.replace(batches, samples=batches.samples[:1])) == FEWEST
     assert steps_of(Wish(), long) == MOST
 

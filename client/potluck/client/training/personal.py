@@ -27,11 +27,11 @@ from potluck.client.training.proximal import Proximal
 from potluck.client.work import Stride, Word
 from potluck.wire.recipe import Adapter, Recipe
 
-PASSES: Final = 3
+PASSES: Final = 5
 """Times that the text is gone through, unless the owner names a number of steps."""
-FEWEST: Final = 20
+FEWEST: Final = 8
 MOST: Final = 200
-WATCHED: Final = 16
+WATCHED: Final = 4
 """Batches of the training text on which the stand-ins for the gates are worked out."""
 
 Shared = Mapping[str, LowRank]
