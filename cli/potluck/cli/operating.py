@@ -75,6 +75,7 @@ def show_status(folder: Path, *, as_json: bool) -> None:
             "round": "none open" if now.round is None or now.phase is None else f"{now.round}: {now.phase.value}",
             "last round": "none yet" if now.last is None else outcome(now.last),
             "updates": f"{now.received} of {now.cohort} in, {now.leases} being made",
+            "read": f"sums of at least {now.least_summed} only" if now.least_summed else "each by itself",
             "volunteers": now.members,
             "traffic": f"{size(now.bytes_in)} in, {size(now.bytes_out)} out",
             "paused": "yes: no work is given out" if now.paused else "no",

@@ -14,6 +14,8 @@ def outcome(report: RoundReport) -> str:
         return f"{report.round}: refused, version {report.facts['parent']} stays; {report.reason}"
     if report.version is None:
         return f"{report.round}: given up; {report.reason}"
+    if report.summed:
+        return f"{report.round}: made version {report.version}; a secure sum of {report.summed} updates"
     down = report.weighted_down
     who = f" ({', '.join(one['client'] for one in down)})" if down else ""
     return f"{report.round}: made version {report.version}; {len(down)} of {report.updates} weighted down{who}"

@@ -11,6 +11,7 @@ from potluck.aggregation import Report
 from potluck.coordinator.phases import Event, Phase, after
 from potluck.coordinator.probe import Judgement
 from potluck.coordinator.progress import abandon, open_round
+from potluck.coordinator.renewal import renew
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books
@@ -42,7 +43,7 @@ def conclude(site: Site, number: int, made: Made, judged: Judgement | None) -> i
     with site.store.writing(site.fence) as books:
         if books.run().version != made.parent.version:
             return None
-        facts = _facts(books, number, made, judged)
+        facts = _facts(site, books, number, made, judged)
         if refused and judged is not None:
             _refuse(site, books, number, judged, facts)
         else:
@@ -65,6 +66,7 @@ def give_up(site: Site, number: int, reason: str) -> None:
     with site.store.writing(site.fence) as books:
         current = books.rounds.find(number)
         if current is not None and current.phase is Phase.AGGREGATING:
+            renew(site, books, reason)
             abandon(site, books, current, Event.UNUSABLE, reason)
     forget_counted(site)
 
@@ -80,10 +82,12 @@ def forget_counted(site: Site) -> None:
         site.folders.blobs.delete(site.folders.blobs.all() - books.versions.blobs())
 
 
-def _facts(books: Books, number: int, made: Made, judged: Judgement | None) -> Mapping[str, Any]:
+def _facts(site: Site, books: Books, number: int, made: Made, judged: Judgement | None) -> Mapping[str, Any]:
     """Return what the log tells of a round that was combined, whether its version is committed or not."""
-    clients = {one.lease_id: one.client_id for one in books.intake.of_round(number, UpdateState.FIXED)}
-    facts = told(made.report, books.rounds.inputs(number), clients)
+    updates = books.intake.of_round(number, UpdateState.FIXED)
+    summed = {"summed": len(updates)} if site.plan.terms.summed else {}
+    clients = {} if summed else {one.lease_id: one.client_id for one in updates}
+    facts = told(made.report, books.rounds.inputs(number), clients) | summed
     common: dict[str, Any] = {
         "round": number,
         "parent": made.parent.version,
@@ -139,6 +143,7 @@ def _refuse(site: Site, books: Books, number: int, judged: Judgement, facts: Map
         reason=judged.human,
         log_index=entry.index,
     )
+    renew(site, books, judged.human)
     in_a_row = books.rounds.refused_in_a_row()
     if in_a_row % PATIENCE == 0 and not books.run().paused:
         books.change_run(paused=True)

@@ -4,7 +4,7 @@ The database is where they meet: a command writes there, and the coordinator at 
 """
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -16,6 +16,7 @@ from potluck.coordinator.keys import open_keys
 from potluck.coordinator.membership import end_membership
 from potluck.coordinator.phases import Event, Phase
 from potluck.coordinator.progress import abandon, drop_stale, look, turn
+from potluck.coordinator.renewal import again
 from potluck.coordinator.site import DATABASE_FILE, Folders, Site, plan_of
 from potluck.coordinator.steps import no_step
 from potluck.coordinator.store.database import Books, NoRun, Store
@@ -48,6 +49,8 @@ class Status:
     """k of K: updates that the open round has."""
     cohort: int
     """K: updates that close a round."""
+    least_summed: int
+    """Updates that a secure sum has at least; 0 where updates are read one by one."""
     combining: int
     """Rounds whose inputs are fixed and that made no version yet."""
     members: int
@@ -124,6 +127,7 @@ class Desk:
     def status(self) -> Status:
         """Return where the run stands."""
         site, now_s = self.site, self.site.clock.now_s()
+        privacy = site.plan.recipe.privacy
         with site.store.reading() as books:
             run, now = books.run(), look(books, now_s)
             return Status(
@@ -137,6 +141,7 @@ class Desk:
                 phase=now.phase,
                 received=now.received,
                 cohort=site.plan.terms.cohort,
+                least_summed=privacy.cohort_minimum if privacy.secure_aggregation else 0,
                 combining=now.combining,
                 members=books.members.active(),
                 leases=books.leases.alive(now_s),
@@ -186,27 +191,7 @@ class Desk:
                 told = "is the present one" if target else "does not exist"
                 fix = f"choose one from 0 to {run.version - 1}" if run.version else "wait for the first version"
                 raise BadCommand(f"version {version} {told}", fix=fix)
-            number = run.version + 1
-            entry = books.log.append(
-                "rolled_back",
-                version=number,
-                to=version,
-                parent=run.version,
-                adapter_digest=target.adapter_digest,
-                checkpoint_digest=target.checkpoint_digest,
-            )
-            made = replace(
-                target,
-                version=number,
-                parent=run.version,
-                round=None,
-                rolled_back_to=version,
-                seed=self.site.plan.seed_of(number),
-                log_index=entry.index,
-                made_s=self.site.clock.now_s(),
-            )
-            books.versions.add(made)
-            books.change_run(version=number)
+            made = again(self.site, books, target, "rolled_back")
             current = books.rounds.current()
             if current is not None and self.site.plan.terms.synchronous:
                 abandon(self.site, books, current, Event.ROLLED_BACK)

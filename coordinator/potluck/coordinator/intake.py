@@ -13,6 +13,7 @@ from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, ReceiptRecord, UpdateRecord, UpdateState
+from potluck.coordinator.uploads import refuse_single
 from potluck.wire.envelopes import Purpose, opened, peer_id
 from potluck.wire.refusals import Refusal, detail
 from potluck.wire.tensors import open_update
@@ -44,6 +45,7 @@ class Intake:
                 has its receipt for other bytes.
         """
         request = opened(envelope, Purpose.SUBMIT, self.site.keys.coordinator_id, pb.SubmitRequest)
+        refuse_single(self.site)
         client_id = peer_id(envelope.signer)
         with self.site.store.reading() as books:
             lease, receipt = self._lease(books, client_id, request)

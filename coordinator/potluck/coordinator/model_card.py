@@ -74,6 +74,8 @@ def _origin(version: Version) -> str:
 
 
 def _down(facts: Mapping[str, Any]) -> str:
+    if facts.get("summed"):
+        return f"unknown: a secure sum of {facts['updates']} updates, of which nobody saw a single one"
     return f"{facts['weighted_down']} of {facts['updates']} updates" if facts["updates"] else "no updates"
 
 

@@ -19,6 +19,7 @@ from potluck.coordinator.site import Folders, Site, plan_of
 from potluck.coordinator.steps import OnStep
 from potluck.coordinator.store.database import Books, Store
 from potluck.coordinator.store.records import Version
+from potluck.coordinator.summed import lose
 from potluck.wire.recipe import Recipe
 
 FROZEN: Final = (
@@ -28,6 +29,7 @@ FROZEN: Final = (
     "aggregation.mode",
     "aggregation.outer",
     "aggregation.master_rank",
+    "privacy.secure_aggregation",
 )
 """What a run cannot change: updates and the master would not fit any more.  All else may change; volunteers are asked
 to consent to the new recipe."""
@@ -143,6 +145,7 @@ def open_site(folder: Path, recipe: Recipe, around: Around) -> Site:
         elif run.recipe_json != plan.json:
             _change_recipe(books, run.recipe_json, plan.json)
         books.change_run(fence=run.fence + 1)
+        lose(site, books, "the coordinator was started again in the middle of it")
         open_round(site, books)
         _sweep(site, books)
     return site
@@ -223,6 +226,9 @@ def _at(recipe: Mapping[str, Any], name: str) -> object:
 
 def _sweep(site: Site, books: Books) -> None:
     """Delete bytes that nothing refers to: what a crash left, and what was counted."""
+    if site.plan.terms.summed:  # masked for a sum that is no more
+        for upload in books.leases.uploads():
+            books.leases.forget_upload(upload.lease_id)
     uploads = books.leases.uploads()
     site.partials.sweep(upload.upload_id for upload in uploads)
     kept = books.intake.spooled() | {upload.digest for upload in uploads}

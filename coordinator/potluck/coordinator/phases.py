@@ -29,6 +29,7 @@ class Event(Enum):
     GOAL = "the cohort's number of updates is in"
     ENOUGH = "time ran out with the minimum in"
     TOO_FEW = "time ran out with less than the minimum in"
+    SUMMED = "a secure sum of enough updates is known"
     ROLLED_BACK = "the operator went back to an earlier version"
     STORED = "the new adapter reached the disk"
     UNUSABLE = "the rule refused the updates"
@@ -44,10 +45,12 @@ TRANSITIONS: Final = {
     (Phase.SELECTING, Event.GOAL): Phase.AGGREGATING,
     (Phase.SELECTING, Event.ENOUGH): Phase.AGGREGATING,
     (Phase.SELECTING, Event.TOO_FEW): Phase.ABANDONED,
+    (Phase.SELECTING, Event.SUMMED): Phase.AGGREGATING,
     (Phase.SELECTING, Event.ROLLED_BACK): Phase.ABANDONED,
     (Phase.REPORTING, Event.GOAL): Phase.AGGREGATING,
     (Phase.REPORTING, Event.ENOUGH): Phase.AGGREGATING,
     (Phase.REPORTING, Event.TOO_FEW): Phase.ABANDONED,
+    (Phase.REPORTING, Event.SUMMED): Phase.AGGREGATING,
     (Phase.REPORTING, Event.ROLLED_BACK): Phase.ABANDONED,
     (Phase.AGGREGATING, Event.STORED): Phase.COMMITTED,
     (Phase.AGGREGATING, Event.UNUSABLE): Phase.ABANDONED,

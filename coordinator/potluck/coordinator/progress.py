@@ -1,6 +1,6 @@
 """How a round moves on: what rounds.py decides, written into the store within the transaction that caused it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from potluck.coordinator import rounds
@@ -90,11 +90,16 @@ def open_round(site: Site, books: Books) -> None:
 
 
 def fix_inputs(site: Site, books: Books, current: RoundRecord) -> None:
+    """Close a round over the updates that wait in it."""
+    updates = books.intake.of_round(current.number, UpdateState.WAITING)
+    books.intake.move(current.number, UpdateState.WAITING, UpdateState.FIXED)
+    close(site, books, current, sorted((_input(update) for update in updates), key=_order))
+
+
+def close(site: Site, books: Books, current: RoundRecord, inputs: Sequence[Input]) -> None:
     """Close a round: from here on it is these inputs, in this order, whatever happens."""
     site.on_step(Step.PREPARE, When.BEFORE)
-    updates = books.intake.of_round(current.number, UpdateState.WAITING)
-    books.rounds.fix_inputs(current.number, sorted((_input(update) for update in updates), key=_order))
-    books.intake.move(current.number, UpdateState.WAITING, UpdateState.FIXED)
+    books.rounds.fix_inputs(current.number, inputs)
     books.rounds.enter(current.number, Phase.AGGREGATING)
     open_round(site, books)
     site.on_step(Step.PREPARE, When.INSIDE)

@@ -26,11 +26,13 @@ class Terms:
     """Versions that an update's start may lie behind and still count; 0 where the rule needs one start for all."""
     last_version: int
     """The run is done at this version; 0 means no end."""
+    summed: bool = False
+    """Whether updates are summed unseen.  One that found no sum may wait for a later round of the same version."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         """Read the terms out of *recipe*."""
-        a = recipe.aggregation
+        a, summed = recipe.aggregation, recipe.privacy.secure_aggregation
         return cls(
             synchronous=a.mode == "synchronous",
             cohort=a.cohort,
@@ -38,8 +40,9 @@ class Terms:
             # 10 · 1.1 is a hair above 11 in binary; the rounding keeps it from costing a twelfth lease.
             seats=math.ceil(round(a.cohort * a.over_selection, 9)),
             deadline_s=a.deadline_s,
-            max_staleness=a.max_staleness if recipe.any_start else 0,
+            max_staleness=a.max_staleness if recipe.any_start and not summed else 0,
             last_version=recipe.run.versions,
+            summed=summed,
         )
 
     @property
@@ -144,13 +147,14 @@ def useful(terms: Terms, now: Situation, hold: Hold) -> bool:
     """Whether an update for *hold* could still count, were it here now.
 
     Asynchronous: its start lies at most max_staleness behind the version it would be added to, however late the lease
-    is.  Synchronous: its round still takes updates and, where its time ran out, nobody else took the seat.
+    is.  Synchronous: its round still takes updates and, where its time ran out, nobody else took the seat; where
+    updates are summed, any round of its version does.
     """
     if now.done(terms) or now.round is None or now.phase not in OPEN:
         return False
     if staleness(now, hold.version) > terms.max_staleness:
         return False
-    if not terms.synchronous:
+    if terms.summed or not terms.synchronous:
         return True
     return hold.round == now.round and (hold.alive or now.leased + now.received < terms.seats)
 
@@ -231,7 +235,7 @@ def verdict(terms: Terms, now: Situation, hold: Hold, *, contributed: bool) -> V
         return Verdict(Offer.NOT_WANTED, tau, f"the run has reached its last version, {now.version}")
     if contributed:
         return Verdict(Offer.NOT_WANTED, tau, "another update of yours counts, from the same version or in this round")
-    if terms.synchronous and hold.round != now.round:
+    if terms.synchronous and not terms.summed and hold.round != now.round:
         return Verdict(Offer.NOT_WANTED, tau, f"round {hold.round} closed without it")
     if now.round is None or now.phase not in OPEN:
         return Verdict(Offer.NOT_WANTED, tau, "no round takes updates any more")

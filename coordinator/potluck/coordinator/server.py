@@ -23,16 +23,18 @@ from potluck.coordinator.membership import Membership
 from potluck.coordinator.opening import Around, FolderLock, open_site
 from potluck.coordinator.presence import Presence
 from potluck.coordinator.probe import Probe
-from potluck.coordinator.service import BlobsService, EnrollmentService, WorkService
+from potluck.coordinator.reception import Reception
+from potluck.coordinator.service import BlobsService, EnrollmentService, SumsService, WorkService
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import OnStep, no_step
 from potluck.coordinator.store.records import Version
+from potluck.coordinator.summing import Sums
 from potluck.coordinator.traffic import Traffic
 from potluck.coordinator.uploads import Uploads
 from potluck.coordinator.worker import Worker
 from potluck.wire.channels import server_options
 from potluck.wire.recipe import Recipe
-from potluck.wire.v1 import blobs_pb2_grpc, enrollment_pb2_grpc, work_pb2_grpc
+from potluck.wire.v1 import blobs_pb2_grpc, enrollment_pb2_grpc, sums_pb2_grpc, work_pb2_grpc
 
 LOG = logging.getLogger(__name__)
 MAX_CALLS: Final = 64
@@ -56,7 +58,9 @@ class Coordinator:
         self._desk = Desk(site)
         self._presence = Presence(site.plan.recipe.limits.poll_max_s * WINDOWS_MISSED)
         self._traffic = Traffic()
-        self._worker = Worker(site, self._presence, self._traffic)
+        self._uploads = Uploads(site, self._traffic)
+        self._sums = Sums(site, self._uploads)
+        self._worker = Worker(site, self._presence, self._traffic, self._sums)
         self._server: grpc.Server | None = None
 
     @classmethod
@@ -98,7 +102,7 @@ class Coordinator:
             CannotListen: the address is in use, or is none of this machine's.
         """
         admission = Admission()
-        uploads = Uploads(self._site, self._traffic)
+        uploads = self._uploads
         server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
             options=server_options(),
@@ -112,6 +116,9 @@ class Coordinator:
         )
         blobs_pb2_grpc.add_BlobsServicer_to_server(
             BlobsService(admission, uploads, Downloads(self._site, self._traffic)), server
+        )
+        sums_pb2_grpc.add_SumsServicer_to_server(
+            SumsService(admission, Reception(self._site, self._sums), self._sums), server
         )
         server.add_generic_rpc_handlers((health_service(lambda: self._worker.in_charge),))
         try:

@@ -14,7 +14,9 @@ from potluck.coordinator.checkins import CheckIns
 from potluck.coordinator.downloads import Downloads
 from potluck.coordinator.intake import Intake
 from potluck.coordinator.membership import Membership
+from potluck.coordinator.reception import Reception
 from potluck.coordinator.store.database import Superseded
+from potluck.coordinator.summing import Sums
 from potluck.coordinator.uploads import Uploads
 from potluck.wire.channels import CONTROL_BYTES
 from potluck.wire.refusals import Refusal, refuse
@@ -23,6 +25,8 @@ from potluck.wire.v1 import (
     blobs_pb2_grpc,
     enrollment_pb2,
     enrollment_pb2_grpc,
+    sums_pb2,
+    sums_pb2_grpc,
     work_pb2,
     work_pb2_grpc,
 )
@@ -130,3 +134,21 @@ class BlobsService(blobs_pb2_grpc.BlobsServicer):
     def Read(self, request: Envelope, context: grpc.ServicerContext) -> blobs_pb2.ReadReply:  # noqa: N802
         with _refusing(context), self.admission.admitted(Kind.READ):
             return self.downloads.read(_small(request))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SumsService(sums_pb2_grpc.SumsServicer):
+    """Serves sums.proto."""
+
+    admission: Admission
+    reception: Reception
+    sums: Sums
+
+    def Meet(self, request: Envelope, context: grpc.ServicerContext) -> sums_pb2.MeetReply:  # noqa: N802 - gRPC's name
+        with _refusing(context), self.admission.admitted(Kind.WRITE):
+            return self.reception.meet(_small(request))
+
+    def Step(self, request: Envelope, context: grpc.ServicerContext) -> sums_pb2.StepReply:  # noqa: N802
+        with _refusing(context), self.admission.admitted(Kind.WRITE):
+            return self.sums.step(_small(request))

@@ -82,7 +82,12 @@ class RoundReport:
     @property
     def updates(self) -> int:
         """How many updates were combined."""
-        return len(self.facts.get("inputs", ()))
+        return self.summed or len(self.facts.get("inputs", ()))
+
+    @property
+    def summed(self) -> int:
+        """How many updates a secure sum added up unseen; 0 where each was read."""
+        return int(self.facts.get("summed", 0))
 
     @property
     def weighted_down(self) -> tuple[Mapping[str, Any], ...]:

@@ -27,6 +27,18 @@ LINGER_S: Final = 86_400.0
 """So long after its lease ran out, what was sent of an update is kept."""
 
 
+def refuse_single(site: Site) -> None:
+    """Return quietly where updates are read one by one.
+
+    Raises:
+        Refusal: this run sums them unseen, so that one by itself is not even taken.
+    """
+    if site.plan.terms.summed:
+        raise Refusal(
+            "this run takes sums, no single update", code="sums_only", fix="update potluck, and meet for a sum"
+        )
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Uploads:
@@ -47,6 +59,7 @@ class Uploads:
         request = opened(envelope, Purpose.OFFER, self.site.keys.coordinator_id, pb.OfferRequest)
         update, client_id = request.update, peer_id(envelope.signer)
         self._check_size(update.digest, update.size)
+        refuse_single(self.site)
         with turn(self.site) as books:
             lease = own_lease(books, client_id, request.lease_id)
             receipt = books.intake.receipt(lease.lease_id)
@@ -61,7 +74,7 @@ class Uploads:
             if verdict.offer is rounds.Offer.NOT_WANTED:
                 given = give(self.site, books, lease, too_late(now, update.digest, request.examples))
                 return self._known(given, pb.VERDICT_TOO_LATE, human=verdict.human)
-            upload = self._upload(books, lease, update.digest, update.size)
+            upload = self.allow(books, lease, update.digest, update.size)
         return self._wanted(upload, verdict)
 
     def write(self, request: blobs_pb2.WriteRequest) -> blobs_pb2.WriteReply:
@@ -129,8 +142,12 @@ class Uploads:
                 f"an update of {size} bytes; the recipe takes 1 to {limit}", code="too_large", fix="use its codec"
             )
 
-    def _upload(self, books: Books, lease: LeaseRecord, digest: bytes, size: int) -> Upload:
-        """Return the upload of *lease*; a new one where there is none, or one for other bytes."""
+    def allow(self, books: Books, lease: LeaseRecord, digest: bytes, size: int) -> Upload:
+        """Return the upload of *lease*; a new one where there is none, or one for other bytes.
+
+        Raises:
+            Refusal: the spool is full.
+        """
         found = books.leases.upload_of(lease.lease_id)
         if found is not None and (found.digest, found.size) == (digest, size):
             return found

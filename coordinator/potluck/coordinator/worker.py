@@ -15,6 +15,7 @@ from potluck.coordinator.progress import due, turn
 from potluck.coordinator.releases import publish_missing
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Superseded, check_fence
+from potluck.coordinator.summing import Sums
 from potluck.coordinator.traffic import Traffic
 
 LOG = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Worker:
     site: Site
     presence: Presence
     traffic: Traffic
+    sums: Sums
     trouble: str = field(default="", init=False)
     in_charge: bool = field(default=True, init=False)
     _flushed_s: float = field(default=0.0, init=False)
@@ -81,6 +83,7 @@ class Worker:
         try:
             self._tend()
             self._flush(at_once=stopping)
+            self.sums.tend()
             combine_rounds(self.site)
             with self.site.store.reading() as books:
                 version = books.run().version

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from potluck.aggregation.errors import BadTensor, PotluckError
 from potluck.wire.envelopes import BadSignature
 from potluck.wire.invites import BadInvite
+from potluck.wire.secure.reasons import Reason, SumRefusal
 from potluck.wire.v1.envelope_pb2 import ErrorDetail
 
 METADATA_KEY: Final = "potluck-error-bin"
@@ -49,10 +50,13 @@ CODES: Final[Mapping[str, Kind]] = MappingProxyType(
         "conflict": Kind(_S.ALREADY_EXISTS, retryable=False),
         "bad_tensor": Kind(_S.INVALID_ARGUMENT, retryable=False),
         "wrong_manifest": Kind(_S.INVALID_ARGUMENT, retryable=False),
+        "sums_only": Kind(_S.FAILED_PRECONDITION, retryable=False),
+        "no_sum": Kind(_S.NOT_FOUND, retryable=False),
         "disk_full": Kind(_S.RESOURCE_EXHAUSTED, retryable=True),
         "overloaded": Kind(_S.RESOURCE_EXHAUSTED, retryable=True),
         "unavailable": Kind(_S.UNAVAILABLE, retryable=True),
         "internal": Kind(_S.INTERNAL, retryable=True),
+        **{f"sum_{reason.name.lower()}": Kind(_S.FAILED_PRECONDITION, retryable=False) for reason in Reason},
     }
 )
 
@@ -120,6 +124,8 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
 
 def _code_of(error: PotluckError) -> str:
     """Return the code of an error that is not a Refusal by itself."""
+    if isinstance(error, SumRefusal):
+        return f"sum_{error.reason.name.lower()}"
     kinds: Mapping[type[PotluckError], str] = {
         BadSignature: "bad_signature",
         BadInvite: "bad_invite",

@@ -8,9 +8,9 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from potluck.coordinator.store.records import ReceiptRecord, UpdateRecord, UpdateState
-from potluck.coordinator.store.tables import CreditRow, ReceiptRow, UpdateRow
+from potluck.coordinator.store.tables import CreditRow, InputRow, ReceiptRow, UpdateRow
 
-LIVE: Final = (str(UpdateState.WAITING), str(UpdateState.FIXED), str(UpdateState.COUNTED))
+LIVE: Final = tuple(map(str, (UpdateState.WAITING, UpdateState.MASKED, UpdateState.FIXED, UpdateState.COUNTED)))
 SPOOLED: Final = (str(UpdateState.WAITING), str(UpdateState.FIXED))
 
 
@@ -56,6 +56,17 @@ class Intake:
             .values(state=str(end))
         )
 
+    def masked(self) -> tuple[UpdateRecord, ...]:
+        """Return the updates in the secure sum whose masks are being taken off."""
+        found = select(UpdateRow).where(UpdateRow.state == str(UpdateState.MASKED)).order_by(UpdateRow.lease_id)
+        return tuple(_update(row) for row in self.session.scalars(found))
+
+    def settle_masked(self, state: UpdateState, **values: object) -> None:
+        """Move the updates of that sum to *state*, and set round or loss_after with it."""
+        self.session.execute(
+            update(UpdateRow).where(UpdateRow.state == str(UpdateState.MASKED)).values(state=str(state), **values)
+        )
+
     def drop(self, lease_ids: Iterable[bytes]) -> None:
         """Take these updates out of a round that still takes updates."""
         for lease_id in lease_ids:
@@ -70,8 +81,11 @@ class Intake:
         return found
 
     def spooled(self) -> frozenset[bytes]:
-        """Return the digests of all updates whose bytes are still needed."""
-        return frozenset(self.session.scalars(select(UpdateRow.digest).where(UpdateRow.state.in_(SPOOLED))))
+        """Return the digests of all updates whose bytes are still needed, and of sums that are being combined."""
+        inputs = select(InputRow.digest).join(UpdateRow, UpdateRow.lease_id == InputRow.lease_id)
+        fixed = inputs.where(UpdateRow.state == str(UpdateState.FIXED))
+        own = select(UpdateRow.digest).where(UpdateRow.state.in_(SPOOLED))
+        return frozenset([*self.session.scalars(own), *self.session.scalars(fixed)])
 
     def needs(self, digest: bytes) -> bool:
         """Whether the bytes of that digest are those of an update that waits to be counted."""

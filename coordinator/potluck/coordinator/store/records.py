@@ -32,6 +32,8 @@ class UpdateState(StrEnum):
 
     WAITING = "waiting"
     """In a round that still takes updates."""
+    MASKED = "masked"
+    """In a secure sum whose masks are being taken off: it counts with the sum, or is spent for nothing."""
     FIXED = "fixed"
     """An input of a round that is being combined."""
     COUNTED = "counted"

@@ -1,0 +1,135 @@
+"""What a secure sum leaves in the store: who is in it, before its masks are taken off, and then the sum, or nothing.
+
+The sum takes the place of a round's updates: one input, the mean of the cohort, from which on everything goes as in
+any other round.  The updates themselves were never here.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from potluck.aggregation import encode
+from potluck.coordinator.meeting import Guest
+from potluck.coordinator.phases import Event, after
+from potluck.coordinator.progress import close, look, open_round, turn
+from potluck.coordinator.receipts import Outcome, give, too_late
+from potluck.coordinator.renewal import renew
+from potluck.coordinator.secure.sums import Summed
+from potluck.coordinator.site import Site
+from potluck.coordinator.steps import Step, When
+from potluck.coordinator.store.database import Books
+from potluck.coordinator.store.records import Input, UpdateRecord, UpdateState
+from potluck.wire.recipe import Recipe
+from potluck.wire.sums import unflattened
+from potluck.wire.v1 import work_pb2 as pb
+
+LOG = logging.getLogger(__name__)
+
+
+def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
+    """Step REVEAL: write down whose updates the masks are about to be taken off; return whether they may be.
+
+    They may not where the operator moved the master meanwhile, or the run is done.  Nothing is revealed then.
+    """
+    site.on_step(Step.REVEAL, When.BEFORE)
+    with turn(site) as books:
+        now = look(books, site.clock.now_s())
+        if now.version != version or now.round is None:
+            return False
+        for guest in members:
+            books.intake.accept(_record(site.plan.recipe, guest, now.round))
+        site.on_step(Step.REVEAL, When.INSIDE)
+    site.on_step(Step.REVEAL, When.AFTER)
+    return True
+
+
+def land(site: Site, version: int, sid: bytes, summed: Summed) -> None:
+    """Step SPOOL: keep the sum, give the cohort its receipts, and close the round over it, all in one transaction."""
+    mean = unflattened(summed.total / summed.weight, site.plan.manifest(version))
+    site.on_step(Step.SPOOL, When.BEFORE)
+    digest = site.folders.spool.put(encode(mean, "fp64"))
+    with turn(site) as books:
+        current = books.rounds.current()
+        if current is None or books.run().version != version:
+            _spend(site, books, "the shared adapter was moved while the sum went on")
+            return
+        updates = books.intake.masked()
+        books.intake.settle_masked(UpdateState.FIXED, round=current.number, loss_after=summed.tally.loss or 0.0)
+        for update in updates:
+            outcome = Outcome(update.digest, pb.VERDICT_ACCEPTED, update.examples, current.number, 1.0)
+            _answer(site, books, update, outcome)
+        _tell(books, current.number, digest, sid, summed)
+        books.rounds.enter(current.number, after(current.phase, Event.SUMMED))
+        first = updates[0]
+        together = sum(update.examples for update in updates)
+        close(site, books, current, [Input(digest, version, together, first.steps, first.lease_id)])
+        site.on_step(Step.SPOOL, When.INSIDE)
+    site.on_step(Step.SPOOL, When.AFTER)
+    site.on_step(Step.PREPARE, When.AFTER)
+    site.bell.set()
+
+
+def lose(site: Site, books: Books, reason: str) -> None:
+    """End what a sum left behind that came to nothing, if there is any: its updates are spent, and credited."""
+    if books.intake.masked():
+        _spend(site, books, reason)
+        renew(site, books, reason)
+        open_round(site, books)
+
+
+def _spend(site: Site, books: Books, reason: str) -> None:
+    """Give the members of a lost sum their receipts; their updates are in no version."""
+    now = look(books, site.clock.now_s())
+    updates = books.intake.masked()
+    for update in updates:
+        _answer(site, books, update, too_late(now, update.digest, update.examples))
+    books.intake.settle_masked(UpdateState.DROPPED)
+    books.log.append("sum_lost", members=len(updates), reason=reason)
+    LOG.warning("event=sum_lost members=%d reason=%s", len(updates), reason)
+
+
+def _answer(site: Site, books: Books, update: UpdateRecord, outcome: Outcome) -> None:
+    lease = books.leases.find(update.lease_id)
+    if lease is not None and books.intake.receipt(update.lease_id) is None:
+        give(site, books, lease, outcome)
+
+
+def _tell(books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) -> None:
+    """Write into the log what anybody may check of a sum: its members, and the hashes of what they signed."""
+    books.log.append(
+        "sum_revealed",
+        round=number,
+        sid=sid,
+        members=[update.client_id for update in books.intake.of_round(number, UpdateState.FIXED)],
+        roster_hash=summed.roster_hash,
+        survivors_hash=summed.survivors_hash,
+        sum_digest=summed.digest,
+        digest=digest,
+        clipped=summed.tally.clipped,
+    )
+    for suspect in summed.suspects:
+        books.log.append("share_did_not_fit", sid=sid, holder=suspect.holder, dealer=suspect.dealer)
+
+
+def nominal(recipe: Recipe) -> int:
+    """Return the examples that an update counts that nobody has read: as many as the recipe asks for."""
+    return min(recipe.training.steps * recipe.training.batch, recipe.admission.max_examples)
+
+
+def _record(recipe: Recipe, guest: Guest, number: int) -> UpdateRecord:
+    """Return an update that nobody has read: what it claims is what the recipe asks of everybody."""
+    training = recipe.training
+    return UpdateRecord(
+        lease_id=guest.lease_id,
+        client_id=guest.client_id,
+        round=number,
+        version=guest.version,
+        digest=guest.digest,
+        size=0,
+        examples=nominal(recipe),
+        steps=training.steps,
+        staleness=0,
+        tokens=0,
+        loss_before=0.0,
+        loss_after=0.0,
+        state=UpdateState.MASKED,
+    )
