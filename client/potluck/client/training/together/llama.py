@@ -7,15 +7,16 @@ input needs no gradient at all.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
 from potluck.client.training.batches import IGNORED, Batch
 from potluck.client.training.together import heads
+from potluck.client.training.together.attention import Turns, attended
 from potluck.client.training.together.lines import Line
-from potluck.client.training.together.networks import by_row
+from potluck.client.training.together.places import Places
 from potluck.client.training.together.stack import Part
 
 LINEAR: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -55,43 +56,7 @@ def understood(model: Any, modules: Iterable[str]) -> bool:  # noqa: ANN401 - tr
     biased = config.attention_bias or config.mlp_bias
     if config.hidden_act != "silu" or biased or config.attention_dropout or not set(modules) <= known:
         return False
-    return all(type(model.get_submodule(name)) is torch.nn.Linear for name in known)  # and not a quantized one
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Turns:
-    """The rotation of every position by its angles, and who may attend to whom."""
-
-    cos: torch.Tensor
-    """(rows or 1, length, 1, head / 2)"""
-    sin: torch.Tensor
-    mask: torch.Tensor | None
-    """(rows, 1, length, length), or None where every row is one sequence."""
-
-    @classmethod
-    def of(cls, model: Any, positions: torch.Tensor) -> Self:  # noqa: ANN401
-        """Return those of rows whose *positions* (rows, length) count from 0 in each sequence."""
-        length = positions.shape[1]
-        counting = torch.arange(length, device=positions.device)
-        whole = bool((positions == counting).all())
-        shown = counting[None] if whole else positions
-        cos, sin = model.model.rotary_emb(model.model.embed_tokens.weight, shown)
-        half = cos.shape[-1] // 2
-        mask = None
-        if not whole:
-            owner = (positions == 0).cumsum(1)
-            mask = (owner[:, None, :, None] == owner[:, None, None, :]) & (counting[:, None] >= counting)
-        return cls(cos[:, :, None, :half], sin[:, :, None, :half], mask)
-
-    def apply(self, x: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-        """Return *x* (rows, length, heads, head) turned by its positions, or turned back."""
-        half, sign = x.shape[-1] // 2, -1.0 if back else 1.0
-        y = torch.empty_like(x)
-        first, last = x[..., :half], x[..., half:]
-        torch.mul(first, self.cos, out=y[..., :half]).addcmul_(last, self.sin, value=-sign)
-        torch.mul(last, self.cos, out=y[..., half:]).addcmul_(first, self.sin, value=sign)
-        return y
+    return all(type(_inner(model.get_submodule(name))) is torch.nn.Linear for name in known)  # and not a quantized one
 
 
 @final
@@ -99,57 +64,66 @@ class Llama:
     """A Network for the models that `understood` accepts."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers is untyped
-        """*model* is left as it is; its weights are shared."""
+        """*model* is left as it is; its weights are shared.  Adapters that PEFT put on it count only as parts."""
         self._model = model
         self._epsilon = float(model.config.rms_norm_eps)
 
     def losses(self, batch: Batch, parts: Mapping[str, Part]) -> torch.Tensor:
         """Return the loss of each row, as Network says."""
         model = self._model.model
-        turns = Turns.of(self._model, batch.positions)
-        x = model.embed_tokens(batch.ids).flatten(0, 1)
+        places = Places.of(batch, max((part.clients for part in parts.values()), default=1))
+        turns = Turns.of(self._model, places)
+        x = model.embed_tokens(places.ids)
         for i, layer in enumerate(model.layers):
             lines = {
-                name: Line.of(layer.get_submodule(name).weight, parts.get(f"model.layers.{i}.{name}"))
+                name: Line.of(weight_of(layer.get_submodule(name)), parts.get(f"model.layers.{i}.{name}"))
                 for name in (*LINEAR, *GATED)
             }
-            x = self._attended(x, layer, lines, turns, len(batch.ids))
+            seen = self._seen(x, layer, lines, turns, places)
+            if i + 1 == len(model.layers):
+                x, seen = places.at_labels(x), places.at_labels(seen)
+            x = _Onto.apply(x, seen, lines[LINEAR[-1]], *lines[LINEAR[-1]].factors)
             x = _fed(x, self._norm(layer.post_attention_layernorm), [lines[name] for name in GATED])
-        wanted = batch.labels != IGNORED
-        hidden = _Norm.apply(x[wanted.flatten()], self._norm(model.norm))
-        weight = self._model.get_output_embeddings().weight
-        return by_row(heads.from_hidden(hidden, weight, batch.labels[wanted]), wanted)
+        hidden = _Norm.apply(x, self._norm(model.norm))
+        weight, wanted = self._model.get_output_embeddings().weight, places.labels != IGNORED
+        each = heads.from_hidden(hidden[wanted], weight, places.labels[wanted])
+        return torch.zeros(len(batch.ids), dtype=each.dtype, device=each.device).index_add(0, places.rows[wanted], each)
 
     def _norm(self, module: Any) -> Norm:  # noqa: ANN401
         return Norm(module.weight, self._epsilon)
 
-    def _attended(
+    def _seen(
         self,
         x: torch.Tensor,
         layer: Any,  # noqa: ANN401
         lines: Mapping[str, Line],
         turns: Turns,
-        rows: int,
+        places: Places,
     ) -> torch.Tensor:
-        """Return *x* (tokens, width) plus what attention adds."""
-        query, key, value, out = (lines[name] for name in LINEAR)
-        head = layer.self_attn.head_dim
+        """Return what attention makes of *x* (n, width), before its last product."""
+        query, key, value, _ = (lines[name] for name in LINEAR)
         three = _Asked.apply(
             x,
             self._norm(layer.input_layernorm),
             turns,
-            (rows, head),
+            layer.self_attn.head_dim,
             (query, key, value),
             *query.factors,
             *key.factors,
             *value.factors,
         )
-        q, k, v = (one.transpose(1, 2) for one in three)
-        seen = scaled_dot_product_attention(
-            q, k, v, attn_mask=turns.mask, is_causal=turns.mask is None, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        result: torch.Tensor = _Onto.apply(x, seen.transpose(1, 2).reshape(len(x), -1), out, *out.factors)
-        return result
+        return attended(three, places.grids)
+
+
+def weight_of(module: Any) -> torch.Tensor:  # noqa: ANN401 - transformers and PEFT are untyped
+    """Return the frozen weight of a linear module, also if PEFT has wrapped it."""
+    weight: torch.Tensor = _inner(module).weight
+    return weight
+
+
+def _inner(module: Any) -> Any:  # noqa: ANN401
+    """Return what PEFT has wrapped."""
+    return getattr(module, "base_layer", module)
 
 
 def _fed(x: torch.Tensor, norm: Norm, lines: list[Line]) -> torch.Tensor:
@@ -178,7 +152,7 @@ class _Norm(torch.autograd.Function):
 
 @final
 class _Asked(torch.autograd.Function):
-    """Norm, then queries, keys and values (rows, length, heads, head), the first two turned."""
+    """Norm, then queries, keys and values (n, heads, head), the first two turned."""
 
     @staticmethod
     def forward(
@@ -186,7 +160,7 @@ class _Asked(torch.autograd.Function):
         x: torch.Tensor,
         norm: Norm,
         turns: Turns,
-        shape: tuple[int, int],
+        head: int,
         lines: tuple[Line, ...],
         *_: Any,  # noqa: ANN401
     ) -> tuple[torch.Tensor, ...]:
@@ -194,14 +168,13 @@ class _Asked(torch.autograd.Function):
         outputs, inners = zip(*(line.forward(y) for line in lines), strict=True)
         ctx.save_for_backward(x, y, inverse, *inners)
         ctx.norm, ctx.turns, ctx.lines = norm, turns, lines
-        rows, head = shape
-        q, k, v = (one.view(rows, len(x) // rows, -1, head) for one in outputs)
+        q, k, v = (one.view(len(x), -1, head) for one in outputs)
         return turns.apply(q), turns.apply(k), v
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         x, y, inverse, *inners = ctx.saved_tensors
-        q, k = (ctx.turns.apply(slope, back=True) for slope in slopes[:2])
+        q, k = (ctx.turns.apply(slope.contiguous(), back=True) for slope in slopes[:2])
         flat = [one.reshape(len(x), -1) for one in (q, k, slopes[2])]
         results: list[torch.Tensor | None] = []
         back = None

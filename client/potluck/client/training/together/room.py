@@ -4,8 +4,8 @@ from typing import Final
 
 import psutil
 
-from potluck.client.training.losses import CHUNK
 from potluck.client.training.together import heads
+from potluck.client.training.together.heads import CHUNK
 from potluck.client.training.together.resident import Resident
 
 SHARE: Final = 8

@@ -33,6 +33,13 @@ class Part:
     tail: Tail | None
     """(d, t) and (t, k) if it is the same for all, else (K, d, t) and (K, t, k); None for no tail."""
 
+    @property
+    def clients(self) -> int:
+        """K; 1 where the same is added for all."""
+        if self.b is not None:
+            return len(self.b)
+        return 1 if self.tail is None or shared_by_all(self.tail) else len(self.tail[0])
+
     def added(self, x: torch.Tensor) -> torch.Tensor | None:
         """Return what is added to the module's output for its input *x* (K, tokens, k): (K, tokens, d), or None."""
         total = None
