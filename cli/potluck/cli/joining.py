@@ -229,7 +229,7 @@ def work(home: Home, outbox: Outbox, *, as_json: bool) -> Ended:
 
     with watching(as_json=as_json) as watch:
         told = (lambda _: None) if as_json else say
-        session = Session(home, outbox, LocalTrainer(home.cache, told), Around(on_event=watch))
+        session = Session(home, outbox, LocalTrainer(home.cache, told, _sieve(home)), Around(on_event=watch))
         with _signals(session):
             return session.run()
 

@@ -1,7 +1,7 @@
 """The trainer of a volunteer's machine: what the session asks for, done with torch."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from potluck.aggregation import Start, deltas
 from potluck.client import data
+from potluck.client.flags import Sieve, everything
 from potluck.client.starts import begun
 from potluck.client.training import bases
 from potluck.client.training.adapters import attach, detach, factors
@@ -40,8 +41,14 @@ class Loaded:
 class LocalTrainer:
     """Trains for a session; keeps the base model in memory from one round to the next."""
 
-    def __init__(self, cache: Path, progress: Callable[[str], None] = lambda _: None) -> None:
-        """*cache* holds base models; *progress* is told about anything slow."""
+    def __init__(
+        self,
+        cache: Path,
+        progress: Callable[[str], None] = lambda _: None,
+        sieve: Sieve = everything,
+    ) -> None:
+        """*cache* holds base models; *progress* is told about anything slow; *sieve* leaves text out."""
+        self._sieve = sieve
         self._cache = cache
         self._progress = progress
         self._loaded: Loaded | None = None
@@ -56,7 +63,7 @@ class LocalTrainer:
             OutOfMemory: one step does not fit into this machine.
         """
         with self._adapted(job, begun(job)) as (model, tokenizer):
-            batch = next(_batches(job, tokenizer).after(0)).to(next(model.parameters()).device)
+            batch = next(_batches(job, tokenizer, self._texts(job).train).after(0)).to(next(model.parameters()).device)
             (loss_sum(model, batch) / max(1, batch.trained_tokens)).backward()
             model.zero_grad(set_to_none=True)
 
@@ -64,10 +71,11 @@ class LocalTrainer:
         """Train as Trainer.train says; the same job on the same machine ends in the same bits."""
         began = begun(job)
         recipe = job.recipe
-        texts = texts_of(recipe, job.data)
+        texts = self._texts(job)
         with self._adapted(job, began) as (model, tokenizer):
             before = measured(model, tokenizer, recipe, texts.held_out)
-            ran = train(model, _batches(job, tokenizer), recipe.training, folder=job.folder, on_step=on_step)
+            batches = _batches(job, tokenizer, texts.train)
+            ran = train(model, batches, recipe.training, folder=job.folder, on_step=on_step)
             if ran is not None:
                 after = measured(model, tokenizer, recipe, texts.held_out)
                 trained = factors(model, recipe.adapter)
@@ -89,6 +97,10 @@ class LocalTrainer:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _texts(self, job: Job) -> data.Split:
+        """Return the owner's text, without what the sieve leaves out."""
+        return texts_of(job.recipe, job.data, self._sieve)
 
     @contextmanager
     def _adapted(self, job: Job, began: Start) -> Iterator[tuple[PeftModel, Any]]:
@@ -142,9 +154,10 @@ def base_of(recipe: Recipe, cache: Path, progress: Callable[[str], None] = lambd
     return base
 
 
-def texts_of(recipe: Recipe, path: Path) -> data.Split:
-    """Return the owner's text: the part to train on, and the part to measure with."""
-    return data.split(data.read(path, recipe.data.format).samples, recipe.data.held_out, data.SPLIT_SEED)
+def texts_of(recipe: Recipe, path: Path, sieve: Sieve = everything) -> data.Split:
+    """Return the owner's text: the part to train on, and the part to measure with; *sieve* leaves some out of both."""
+    samples = sieve(data.read(path, recipe.data.format)).samples
+    return data.split(samples, recipe.data.held_out, data.SPLIT_SEED)
 
 
 def measured(model: Any, tokenizer: Any, recipe: Recipe, held_out: tuple[data.Sample, ...]) -> float:  # noqa: ANN401
@@ -153,11 +166,11 @@ def measured(model: Any, tokenizer: Any, recipe: Recipe, held_out: tuple[data.Sa
     return held_out_loss(model, tokenizer, held_out, recipe.data.max_tokens, max_rows=rows)[0]
 
 
-def _batches(job: Job, tokenizer: Any) -> Batches:  # noqa: ANN401
+def _batches(job: Job, tokenizer: Any, samples: Sequence[data.Sample]) -> Batches:  # noqa: ANN401
     """Return this job's training rows, in this job's order."""
     recipe = job.recipe
     return make(
-        texts_of(recipe, job.data).train,
+        samples,
         tokenizer,
         max_tokens=recipe.data.max_tokens,
         rows=recipe.training.batch,
