@@ -55,6 +55,22 @@ class Leaving(PotluckError):
     """The owner asked to leave the run."""
 
 
+class NoAccountant(PotluckError):
+    """What counts differential privacy is not installed."""
+
+
+class NotPaid(PotluckError):
+    """Private training without a ledger to write it down in."""
+
+
+class OverBudget(PotluckError):
+    """A round would tell more about the owner's text than the owner or the recipe allows."""
+
+
+class BadLedger(PotluckError):
+    """The ledger of what was told was changed, is damaged, or is older than what others have seen of it."""
+
+
 def fix_of(error: PotluckError) -> str:
     """Return what to do about *error*, in one line; empty where nothing is known."""
     return "; ".join(note.removeprefix("fix: ") for note in getattr(error, "__notes__", []))

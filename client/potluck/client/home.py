@@ -58,6 +58,15 @@ class Home:
         return self.folder / "limits.toml"
 
     @property
+    def ledger(self) -> Path:
+        """What was told of the owner's text, line by line."""
+        return self.folder / "ledger.jsonl"
+
+    def witness(self, client_id: str) -> Path:
+        """Return what remembers how long that client's ledger is, outside the home where the cache is outside it."""
+        return self.cache / "ledgers" / f"{client_id}.json"
+
+    @property
     def blobs(self) -> Path:
         """Files named by their SHA-256."""
         return self.folder / "blobs"
@@ -116,14 +125,16 @@ class Home:
             lock.release()
 
     def purge(self) -> None:
-        """Remove the home with key, outbox and receipts; the cache of base models stays.
+        """Remove the home with key, outbox and receipts; the cache of base models stays, and so does the ledger.
+
+        What was told of the text cannot be taken back, so that joining again does not begin with a new budget.
 
         Raises:
             HomeInUse: a process works here.
         """
         with self.occupied():
             for inside in self.folder.iterdir():
-                if inside.name == "lock" or inside == self.cache:
+                if inside.name in {"lock", self.ledger.name} or inside == self.cache:
                     continue
                 shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         (self.folder / "lock").unlink(missing_ok=True)

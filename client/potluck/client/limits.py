@@ -31,6 +31,9 @@ class Limits(Settings):
     keep_flagged: bool = False
     """Whether to train also on samples that look as if they held a secret or personal data."""
 
+    max_epsilon: NonNegativeFloat = 8.0
+    """Epsilon up to which private runs together may tell of one record of the owner's text, at the run's delta."""
+
     def threads(self, cores: int) -> int:
         """Return how many threads training may use on a machine with *cores* cores; at least one."""
         return max(1, int(cores * self.core_share))

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from potluck.aggregation.errors import BadTensor
+from potluck.client.account import Account
 from potluck.client.events import Phase, Progressed
 from potluck.client.home import store
 from potluck.client.records import Sealed, Task
@@ -144,7 +145,20 @@ class Making:
             data=station.data,
             folder=station.home.task(terms.lease_id),
             threads=station.lookout.limits.threads(os.cpu_count() or 1),
+            account=self._account(task),
         )
+
+    def _account(self, task: Task) -> Account | None:
+        """Return what the task is paid from, where its recipe spends the owner's privacy.
+
+        Raises:
+            BadLedger: the ledger is damaged, or older than what others have seen of it.
+        """
+        station = self._station
+        if not station.recipe.privacy.differential.by_example:
+            return None
+        ledger = station.ledger()
+        return Account(ledger, task.terms.run_id, task.lease_id, station.lookout.limits.max_epsilon, station.clock)
 
     def _on_step(self, stride: Stride) -> Word:
         """Look around between two steps."""

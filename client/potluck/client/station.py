@@ -14,6 +14,7 @@ from potluck.client.errors import fix_of
 from potluck.client.events import Happening, Moved, Trouble, When
 from potluck.client.home import Home
 from potluck.client.identity import Identity
+from potluck.client.ledger import Ledger
 from potluck.client.link import ABORT, Link
 from potluck.client.lookout import Lookout
 from potluck.client.outbox.store import Outbox
@@ -49,6 +50,8 @@ class Station:
     tell: Callable[[Happening], None]
     on_state: Callable[[TaskState, When], None]
     transfers: Transfers = field(init=False)
+    ledger_seen: int = 0
+    """Lines that the owner's ledger had when the coordinator last saw it."""
 
     def __post_init__(self) -> None:
         self.transfers = Transfers(self.link, self.identity, self.clock)
@@ -57,6 +60,16 @@ class Station:
     def data(self) -> Path:
         """The owner's text."""
         return Path(self.membership.data_path)
+
+    def ledger(self) -> Ledger:
+        """Open the owner's ledger of what was told.
+
+        Raises:
+            BadLedger: it is damaged, or older than what the machine or the coordinator has seen of it.
+        """
+        ledger = Ledger.open(self.home.ledger, self.home.witness(self.identity.client_id))
+        ledger.compare(self.ledger_seen, "the coordinator")
+        return ledger
 
     def manifest(self, version: int) -> Manifest:
         """Return what an update that starts from *version* must hold."""

@@ -10,6 +10,7 @@ from typing import Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
+from potluck.client.account import Account
 from potluck.wire.recipe import Recipe
 
 
@@ -26,6 +27,7 @@ class Job:
     data: Path
     folder: Path  # for checkpoints; removed when the task is over
     threads: int
+    account: Account | None = None  # what a round that spends the owner's privacy is paid from
 
 
 def order_of(client_id: str, seed: int) -> int:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from potluck.aggregation.codecs.registry import make_codec
 from potluck.aggregation.errors import BadSetting
+from potluck.wire.differential import Differential
 from potluck.wire.settings import Settings
 
 if TYPE_CHECKING:  # tables beside this one
@@ -56,6 +57,8 @@ class Privacy(Settings):
     """Seconds that the members of a sum have for each of its small messages."""
     sum_losses: bool = True
     """Whether a sum also adds up the losses that its members measured on their own text, in 64ths of a nat."""
+    differential: Differential = Differential()
+    """What nobody can tell of one record, or of one volunteer."""
 
     @model_validator(mode="after")
     def _small_is_said(self) -> Self:

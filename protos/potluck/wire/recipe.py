@@ -169,6 +169,7 @@ class Recipe(Settings):
         if not theirs(info):
             self.pipeline()
             self.privacy.check(self.aggregation, self.codec)
+            self.privacy.differential.check(self)
             self.aggregation.check(self.admission.max_examples)
         return self
 

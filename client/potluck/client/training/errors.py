@@ -29,3 +29,7 @@ class BadCheckpoint(PotluckError):
 
 class OutOfMemory(PotluckError):
     """A training step does not fit into this machine's memory."""
+
+
+class BadGradients(PotluckError):
+    """Gradients of single examples cannot be had, so that none of them can be bounded."""

@@ -21,6 +21,7 @@ from potluck.client.training.errors import BadBase, OutOfMemory
 from potluck.client.training.evaluate import held_out_loss
 from potluck.client.training.loop import train
 from potluck.client.training.losses import loss_sum
+from potluck.client.training.private import account_of, how_private, rehearse, train_privately
 from potluck.client.work import Job, Stride, Trained, Word
 from potluck.wire.recipe import Recipe
 
@@ -60,15 +61,25 @@ class LocalTrainer:
             BadBase: the base model here is not the recipe's, or lacks its modules.
             BadAdapter: the shared adapter does not fit the base model.
             NoData: there is too little text.
+            OverBudget: the round would spend more of the owner's privacy than is allowed.
             OutOfMemory: one step does not fit into this machine.
         """
         with self._adapted(job, begun(job)) as (model, tokenizer):
+            if job.recipe.privacy.differential.by_example:
+                rehearse(model, how_private(job, tokenizer, self._texts(job).train))
+                return
             batch = next(_batches(job, tokenizer, self._texts(job).train).after(0)).to(next(model.parameters()).device)
             (loss_sum(model, batch) / max(1, batch.trained_tokens)).backward()
             model.zero_grad(set_to_none=True)
 
     def train(self, job: Job, on_step: Callable[[Stride], Word]) -> Trained | None:
-        """Train as Trainer.train says; the same job on the same machine ends in the same bits."""
+        """Train as Trainer.train says; the same job on the same machine ends in the same bits.
+
+        Where the recipe protects single records, the round is paid from the job's account before it is returned, and
+        nothing is returned that was not noised: losses are 0, and examples and tokens what the recipe says.
+        """
+        if job.recipe.privacy.differential.by_example:
+            return self._privately(job, on_step)
         began = begun(job)
         recipe = job.recipe
         texts = self._texts(job)
@@ -89,6 +100,25 @@ class LocalTrainer:
             tokens=ran.tokens,
             loss_before=before,
             loss_after=after,
+        )
+
+    def _privately(self, job: Job, on_step: Callable[[Stride], Word]) -> Trained | None:
+        """Train so that no record can be told from its absence; pay for it."""
+        began, recipe = begun(job), job.recipe
+        with self._adapted(job, began) as (model, tokenizer):
+            how = how_private(job, tokenizer, self._texts(job).train)
+            ran = train_privately(model, how, recipe.training, folder=job.folder, on_step=on_step)
+            trained = factors(model, recipe.adapter)
+        if ran is None:
+            self.free()
+            return None
+        account_of(job).charge(how.spending)
+        drawn = recipe.training.batch * recipe.training.steps
+        return Trained(
+            deltas=deltas(trained, began.trainable, recipe.moves(job.version)),
+            examples=drawn,
+            steps=ran.steps,
+            tokens=0,
         )
 
     def free(self) -> None:

@@ -61,22 +61,52 @@ def train(
     if proximal is None:
         proximal = Proximal.at(model, training.proximal)  # before a checkpoint moves the adapter away from its start
     optimiser = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    job = _job(parameters, batches, training)
-    done, sums = _resume(folder, job, parameters, optimiser)
     device = next(iter(parameters.values())).device
-    todo = batches.after(done)
+    todo: list[Iterator[Batch]] = []  # begun where the checkpoint says
+
+    def take(done: int) -> torch.Tensor:
+        if not todo:
+            todo.append(batches.after(done))
+        return step(model, next(todo[0]).to(device), optimiser, proximal, training, done)
+
+    steps = Steps(parameters, optimiser, _job(parameters, batches, training), take)
+    return run(model, steps, training, folder, on_step)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A way to train: what it changes, and how step *done* + 1 is taken."""
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    job: str
+    """Names what is trained, on what and how."""
+    take: Callable[[int], torch.Tensor]
+    """Takes the step after so many; returns (summed loss, tokens), float64 on the CPU."""
+
+
+def run(
+    model: PeftModel, steps: Steps, training: Training, folder: Path | None, on_step: Callable[[Stride], Word]
+) -> Ran | None:
+    """Take *steps*, with checkpoints in *folder*, until there are training.steps of them; `train` says the rest.
+
+    Raises:
+        BadCheckpoint: the checkpoint in *folder* is damaged.
+    """
+    done, sums = _resume(folder, steps.job, steps.parameters, steps.optimiser)
     with _training(model):
         while done < training.steps:
-            loss = step(model, next(todo).to(device), optimiser, proximal, training, done)
+            loss = steps.take(done)
             sums += loss
             done += 1
-            word = on_step(Stride(done, training.steps, loss=float(loss[0] / loss[1])))
+            seen = float(loss[0] / loss[1]) if loss[1] else None
+            word = on_step(Stride(done, training.steps, loss=seen))
             last = done == training.steps
             if folder and (last or word is Word.SUSPEND or done % training.checkpoint_steps == 0):
-                checkpoints.save(folder, Checkpoint(done, job, _state(parameters, optimiser, sums)))
+                checkpoints.save(folder, Checkpoint(done, steps.job, _state(steps.parameters, steps.optimiser, sums)))
             if word is Word.STOP or (word is Word.SUSPEND and not last):
                 return None
-    return Ran(done, int(sums[1]), float(sums[0] / sums[1]))
+    return Ran(done, int(sums[1]), float(sums[0] / sums[1]) if sums[1] else 0.0)
 
 
 def step(

@@ -21,6 +21,11 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:  # noqa: ANN401 - transf
     if known is not None:
         network, parts = known
         return network.losses(batch, parts).sum()
+    return loss_through(model, batch)
+
+
+def loss_through(model: Any, batch: Batch) -> torch.Tensor:  # noqa: ANN401
+    """Return the same by way of the model's own layers, which a hook on one of them sees."""
     inputs = {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False}  # a cache would hide packing
     wanted = batch.labels != IGNORED
     labels = batch.labels[wanted]

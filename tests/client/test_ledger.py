@@ -1,0 +1,144 @@
+"""The ledger is only added to, survives crashes, and an old copy of it does not forget what was told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from potluck.client.accounting import Spending
+from potluck.client.errors import BadLedger
+from potluck.client.ledger import Ledger
+
+pytest.importorskip("dp_accounting")
+ROUND = Spending(records=200, batch=32, noise=1.5, steps=10)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "ledger.jsonl", tmp_path / "elsewhere" / "client.json"
+
+
+def charged(paths: tuple[Path, Path], *leases: int, run: str = "run") -> Ledger:
+    ledger = Ledger.open(*paths)
+    for lease in leases:
+        ledger.charge(run, bytes([lease]) * 16, ROUND, 1_000.0 + lease)
+    return ledger
+
+
+def test_what_was_written_is_there_after_a_restart(paths):
+    first = charged(paths, 1, 2)
+    again = Ledger.open(*paths)
+
+    assert again.entries == first.entries
+    assert again.head == first.head
+    assert again.length == 3  # the first line names the ledger
+    assert again.entries[1].spending == ROUND
+    assert paths[0].stat().st_mode & 0o077 == 0
+
+
+def test_a_lease_is_paid_once(paths):
+    ledger = charged(paths, 1, 1, 1)
+
+    assert len(ledger.entries) == 1
+    assert ledger.holds(bytes([1]) * 16)
+    assert not ledger.holds(bytes([2]) * 16)
+
+
+def test_epsilon_composes_over_all_runs(paths):
+    charged(paths, 1, 2, run="one")
+    ledger = charged(paths, 3, run="other")
+
+    assert ledger.spent(1e-5, "other") < ledger.spent(1e-5, "one") < ledger.spent(1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_that_a_crash_cut_short_never_counted(paths, cut: int):
+    charged(paths, 1)
+    whole = paths[0].read_bytes()
+    paths[1].unlink()  # the witness is written after the line
+    paths[0].write_bytes(whole + whole[-cut - 1 : -1])
+
+    ledger = charged(paths, 2)
+
+    assert [entry.lease_id[:2] for entry in ledger.entries] == ["01", "02"]
+    assert Ledger.open(*paths).entries == ledger.entries
+
+
+def test_a_changed_line_is_refused(paths):
+    charged(paths, 1, 2, 3)
+    text = paths[0].read_text("utf-8")
+    paths[0].write_text(text.replace('"noise":1.5', '"noise":9.5', 1), "utf-8")
+
+    with pytest.raises(BadLedger, match="does not follow"):
+        Ledger.open(*paths)
+
+
+def test_a_lost_line_is_refused(paths):
+    charged(paths, 1, 2, 3)
+    lines = paths[0].read_text("utf-8").splitlines(keepends=True)
+    paths[0].write_text("".join(lines[:1] + lines[2:]), "utf-8")
+
+    with pytest.raises(BadLedger, match=r"line 2 .* does not follow"):
+        Ledger.open(*paths)
+
+
+def test_a_restored_backup_is_refused(paths):
+    charged(paths, 1)
+    backup = paths[0].read_bytes()
+    charged(paths, 2)
+    paths[0].write_bytes(backup)
+
+    with pytest.raises(BadLedger, match=r"has 2 lines, and its witness .* has seen 3") as refused:
+        Ledger.open(*paths)
+    assert "newest ledger" in refused.value.__notes__[0]
+
+
+def test_a_deleted_ledger_is_refused(paths):
+    charged(paths, 1)
+    paths[0].unlink()
+
+    with pytest.raises(BadLedger, match="has 0 lines"):
+        Ledger.open(*paths)
+
+
+def test_another_ledger_of_the_same_length_is_refused(paths):
+    charged(paths, 1)
+    paths[0].unlink()
+    charged((paths[0], paths[1].with_name("other.json")), 1)
+
+    with pytest.raises(BadLedger, match="is not the one that"):
+        Ledger.open(*paths)
+
+
+def test_the_coordinators_memory_is_a_witness_too(paths):
+    ledger = charged(paths, 1)
+    ledger.compare(2, "the coordinator")
+
+    with pytest.raises(BadLedger, match="the coordinator has seen 7"):
+        ledger.compare(7, "the coordinator")
+
+
+@pytest.mark.parametrize("text", ["nonsense\n", '{"previous": 1}\n', '{"previous":""}\n', "[]\n"])
+def test_what_is_no_ledger_is_refused(paths, text: str):
+    paths[0].write_text(text, "utf-8")
+
+    with pytest.raises(BadLedger):
+        Ledger.open(*paths)
+
+
+def test_a_damaged_witness_is_refused(paths):
+    charged(paths, 1)
+    paths[1].write_text("nonsense", "utf-8")
+
+    with pytest.raises(BadLedger, match="cannot be read"):
+        Ledger.open(*paths)
+
+
+def test_the_file_holds_what_was_done_and_not_what_it_cost(paths):
+    charged(paths, 1)
+
+    entry = json.loads(paths[0].read_text("utf-8").splitlines()[1])
+
+    assert entry["spending"] == {"records": 200, "batch": 32, "noise": 1.5, "steps": 10, "cap": 0}
+    assert "epsilon" not in entry
+    assert entry["accountant"].startswith("dp-accounting ")
