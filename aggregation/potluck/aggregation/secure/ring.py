@@ -10,7 +10,7 @@ from typing import Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from potluck.aggregation.errors import BadSetting
+from potluck.aggregation.errors import BadSetting, BadTensor
 from potluck.aggregation.lowrank import Array, Floats
 
 Words = NDArray[np.uint32]
@@ -22,6 +22,8 @@ MAX_SIZE: Final = 2**28
 _SPREAD: Final = 64.0
 """One coordinate may be this many times larger than if the norm were spread evenly."""
 _CHUNK: Final = 1 << 16
+_TINY: Final = 1e-12
+_UNEVEN: Final = 20
 
 
 @final
@@ -74,7 +76,12 @@ def clipped(vector: Array, norm: float) -> tuple[Floats, bool]:
     Raises:
         BadTensor: a coordinate is not finite.
     """
-    raise NotImplementedError
+    whole: Floats = vector.astype(np.float64)
+    length = float(np.linalg.norm(whole))
+    if not np.isfinite(length):
+        raise BadTensor("an update with a coordinate that is not finite", fix="training diverged: lower its rate")
+    factor = norm / (length + _TINY)
+    return (whole * factor, True) if factor < 1 else (whole, False)
 
 
 def quantised(vector: Floats, ring: Ring, uniforms: Floats | np.random.Generator) -> Words:
@@ -85,7 +92,16 @@ def quantised(vector: Floats, ring: Ring, uniforms: Floats | np.random.Generator
     Raises:
         BadTensor: the vector has not ring.size coordinates.
     """
-    raise NotImplementedError
+    if vector.shape != (ring.size,):
+        raise BadTensor(f"a vector of shape {vector.shape} for a ring of {ring.size} coordinates")
+    words = np.empty(ring.size, np.uint32)
+    bound, limit, step = ring.bound, ring.limit, ring.step
+    for start in range(0, ring.size, _CHUNK):
+        part = slice(start, min(start + _CHUNK, ring.size))
+        drawn = uniforms.random(part.stop - start) if isinstance(uniforms, np.random.Generator) else uniforms[part]
+        steps = np.floor(np.clip(vector[part], -limit, limit) / step + drawn)
+        words[part] = np.clip(steps, -bound, bound).astype(np.int64).astype(np.uint32)
+    return words
 
 
 def packed(words: Words, bits: int) -> NDArray[np.uint8]:
@@ -93,7 +109,13 @@ def packed(words: Words, bits: int) -> NDArray[np.uint8]:
 
     Of 20 bits two words share five bytes; an odd last one takes three.
     """
-    raise NotImplementedError
+    if bits != _UNEVEN:
+        raw = words.astype("<u4").view(np.uint8).reshape(-1, 4)
+        return np.ascontiguousarray(raw[:, : bits // 8]).reshape(-1)
+    even = np.zeros((len(words) + 1) // 2 * 2, np.uint64)
+    even[: len(words)] = words & np.uint32((1 << _UNEVEN) - 1)
+    pairs = (even[0::2] | (even[1::2] << np.uint64(_UNEVEN))).astype("<u8").view(np.uint8).reshape(-1, 8)
+    return np.ascontiguousarray(pairs[:, :5]).reshape(-1)[: packed_bytes(len(words), bits)]
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -101,15 +123,33 @@ def packed_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def unpacked(data: bytes | memoryview, count: int, bits: int) -> Words:
+def unpacked(data: bytes | memoryview | NDArray[np.uint8], count: int, bits: int) -> Words:
     """Return the *count* words that packed wrote: each below 2^bits.
 
     Raises:
         BadTensor: another number of bytes, or bits behind the last word.
     """
-    raise NotImplementedError
+    raw = np.frombuffer(data, np.uint8)
+    if len(raw) != packed_bytes(count, bits):
+        raise BadTensor(f"{len(raw)} bytes for {count} numbers of {bits} bits, {packed_bytes(count, bits)} belong")
+    if bits != _UNEVEN:
+        wide = np.zeros((count, 4), np.uint8)
+        wide[:, : bits // 8] = raw.reshape(count, bits // 8)
+        return wide.reshape(-1).view("<u4").astype(np.uint32, copy=False)
+    five = np.zeros(((count + 1) // 2, 8), np.uint8)
+    whole = np.zeros(len(five) * 5, np.uint8)
+    whole[: len(raw)] = raw
+    five[:, :5] = whole.reshape(-1, 5)
+    pairs = five.reshape(-1).view("<u8")
+    words = np.empty(len(five) * 2, np.uint32)
+    words[0::2] = pairs & np.uint64((1 << _UNEVEN) - 1)
+    words[1::2] = pairs >> np.uint64(_UNEVEN)
+    if count % 2 and words[-1]:
+        raise BadTensor("bits are set behind the last number")
+    return words[:count]
 
 
 def centred(total: Words, bits: int) -> NDArray[np.int64]:
     """Return a sum modulo 2^bits as signed whole numbers, from −2^(b−1) to 2^(b−1) − 1."""
-    raise NotImplementedError
+    low = total.astype(np.int64) & ((1 << bits) - 1)
+    return np.where(low >= 1 << (bits - 1), low - (1 << bits), low)

@@ -1,9 +1,11 @@
 """What a client insists on in a sum, whatever the coordinator proposes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from potluck.wire.secure.parameters import Terms
+from potluck.wire.secure.parameters import MAX_DEADLINE_S, Parameters, Terms, same_terms
+from potluck.wire.secure.reasons import Reason, SumRefusal
 
 SMALLEST: Final = 5
 """Fewer are never summed."""
@@ -26,3 +28,52 @@ class Policy:
     """Whether cohorts of five to nine are allowed."""
     strict: bool = False
     """Refuse, rather than note, a sum that differs by a few clients from one before."""
+
+
+def check(policy: Policy, parameters: Parameters) -> None:
+    """Compare what the coordinator proposes with what the owner agreed to.
+
+    Raises:
+        SumRefusal: TERMS, SMALL_COHORT, ADAPTER or DEADLINE.
+    """
+    same_terms(parameters.terms, policy.terms)
+    floor = floor_of(policy)
+    if parameters.terms.cohort_min < floor:
+        raise SumRefusal(
+            f"from {parameters.terms.cohort_min} clients on, at least {floor}",
+            reason=Reason.SMALL_COHORT,
+            fix="allow small groups, down to 5, if you know and trust the others",
+        )
+    if policy.adapter not in parameters.adapters:
+        raise SumRefusal(
+            policy.adapter.hex()[:16] + "…", reason=Reason.ADAPTER, fix="wait for a sum of the version you trained on"
+        )
+    if not all(0 < seconds <= MAX_DEADLINE_S for seconds in parameters.deadlines_s):
+        raise SumRefusal(
+            f"{parameters.deadlines_s} s", reason=Reason.DEADLINE, fix=f"from 1 to {MAX_DEADLINE_S} s a step"
+        )
+
+
+def floor_of(policy: Policy) -> int:
+    """Return the fewest clients that this owner lets be summed."""
+    return max(SMALLEST if policy.small_groups else SMALL, policy.terms.cohort_min)
+
+
+def differing(policy: Policy, cohort: frozenset[bytes], before: Sequence[frozenset[bytes]]) -> tuple[str, ...]:
+    """Return a note for the owner where a sum differs by few clients from one before it.
+
+    Two sums over almost the same clients differ by the updates of the few.  In a small group that keeps together this
+    happens all the time, so that it is noted; a strict owner does not take part.
+
+    Source: Lam et al. 2021, arXiv:2106.03328.
+
+    Raises:
+        SumRefusal: DIFFERENCING, where the owner is strict.
+    """
+    near = [len(cohort ^ other) for other in before if 0 < len(cohort ^ other) < floor_of(policy) / 2]
+    if not near:
+        return ()
+    told = f"{min(near)} clients differ from a sum before"
+    if policy.strict:
+        raise SumRefusal(told, reason=Reason.DIFFERENCING, fix="wait until more clients take part")
+    return (told,)

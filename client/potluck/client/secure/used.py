@@ -1,7 +1,20 @@
 """What a client must not forget about sums, across crashes: which it was in, and which updates were revealed."""
 
+import os
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, final
+
+from potluck.aggregation.errors import PotluckError
+from potluck.wire.secure.encoding import HASH_BYTES, NODE_BYTES
+from potluck.wire.secure.reasons import Reason, SumRefusal
+
+REMEMBERED: Final = 20
+
+
+class BadRecord(PotluckError):
+    """A record of sums that cannot be read."""
 
 
 class UsedSums(Protocol):
@@ -22,3 +35,79 @@ class UsedSums(Protocol):
 
     def cohorts(self) -> Sequence[frozenset[bytes]]:
         """Return the nodes of the last 20 sums that this client helped to reveal, the latest last."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class UsedFile:
+    """The record as a file: one line a fact, appended and synced before anything leaves on account of it."""
+
+    path: Path
+
+    def claim(self, sid: bytes, contribution: bytes) -> None:
+        """Append the claim, unless the sum or the contribution is spent.
+
+        Raises:
+            SumRefusal: USED_SUM or SPENT.
+            BadRecord: the file is no such record.
+        """
+        lines = self._lines()
+        if any(line[0] in ("claim", "spend") and line[1] == sid.hex() for line in lines):
+            raise SumRefusal(sid.hex()[:16] + "…", reason=Reason.USED_SUM, fix="wait for the next sum")
+        if any(line[0] == "spend" and line[2] == contribution.hex() for line in lines):
+            raise SumRefusal(contribution.hex()[:16] + "…", reason=Reason.SPENT, fix="train on the next version")
+        self._append("claim", sid.hex(), contribution.hex())
+
+    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
+        """Append that the contribution is spent."""
+        self._append("spend", sid.hex(), contribution.hex(), b"".join(sorted(cohort)).hex())
+
+    def cohorts(self) -> Sequence[frozenset[bytes]]:
+        """Return the cohorts of the last 20 lines that say one."""
+        told = [bytes.fromhex(line[3]) for line in self._lines() if line[0] == "spend"]
+        return [
+            frozenset(nodes[place : place + NODE_BYTES] for place in range(0, len(nodes), NODE_BYTES))
+            for nodes in told[-REMEMBERED:]
+        ]
+
+    def _append(self, *words: str) -> None:
+        new = not self.path.exists()
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(file, (" ".join(words) + "\n").encode("ascii"))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if new and os.name == "posix":  # the file's name is durable once its folder is
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _lines(self) -> list[list[str]]:
+        """Return the words of each line.
+
+        A cut-off last line is one that was being written: nothing left this machine on account of it, and it is
+        closed off, so that the next line begins its own.
+        """
+        if not self.path.exists():
+            return []
+        text = self.path.read_text("ascii", errors="replace")
+        if text and not text.endswith("\n"):
+            self._append("", "torn")
+        lines = [line.split(" ") for line in text.split("\n")[:-1]]
+        for line in lines:
+            if line[-1] != "torn" and not _sound(line):
+                raise BadRecord(f"{self.path} is damaged", fix="restore it from a backup; without it sums are refused")
+        return [line for line in lines if line[-1] != "torn"]
+
+
+def _sound(line: list[str]) -> bool:
+    """Whether a line says what this program writes."""
+    try:
+        facts = [bytes.fromhex(word) for word in line[1:]]
+    except ValueError:
+        return False
+    shape = {"claim": 2, "spend": 3}.get(line[0])
+    return shape == len(facts) and len(facts[0]) == HASH_BYTES and not len(b"".join(facts[2:])) % NODE_BYTES

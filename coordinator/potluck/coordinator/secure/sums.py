@@ -1,16 +1,31 @@
-"""One sum at the coordinator: takes messages, closes steps, and takes the masks off the sum alone."""
+"""One sum at the coordinator: takes messages, closes steps, and takes the masks off the sum alone.
 
+A masked vector is added to the running sum as soon as its signed hash is checked, and nothing of it is kept.  So the
+memory is four bytes a coordinate, the vector that is being taken, and half a MiB for each thread; reading the sum
+takes another 24 bytes a coordinate for a moment."""
+
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from potluck.aggregation.lowrank import Floats
-from potluck.coordinator.secure.phases import Phase
-from potluck.wire.secure.messages import Step
+from potluck.aggregation.errors import BadUpdate
+from potluck.aggregation.secure.lanes import vector_size
+from potluck.aggregation.secure.thresholds import threshold
+from potluck.coordinator.secure import intake
+from potluck.coordinator.secure.phases import TAKEN_IN, Event, IllegalEvent, Phase, after
+from potluck.coordinator.secure.results import Summed, summed
+from potluck.coordinator.secure.saying import agreements, closing, delivery, survivors
+from potluck.coordinator.secure.unmasking import Revealed, Suspect, Undecodable, masks_of
+from potluck.wire.secure.masks import add_masks
+from potluck.wire.secure.messages import Opening, Shares, Step
 from potluck.wire.secure.parameters import Parameters
-from potluck.wire.secure.reasons import Reason
-from potluck.wire.secure.roster import Register
+from potluck.wire.secure.reasons import Reason, SumRefusal
+from potluck.wire.secure.roster import Entry, Register, Roster
+from potluck.wire.secure.signatures import Tag, signed, sum_id
 
 
 @final
@@ -25,78 +40,66 @@ class Site:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What the lanes of a sum say about its cohort, all of it together."""
-
-    count: int
-    weight: int
-    clipped: int
-    loss: float | None
-    """Mean loss by weight; None where the run does not report it."""
-    tokens: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A share that does not fit the others."""
-
-    holder: bytes
-    """Identity key of the client that sent it on."""
-    dealer: bytes
-    """Identity key of the client that made it.  From here it cannot be told which of the two is at fault."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Summed:
-    """A sum, and what a log entry about it holds."""
-
-    total: Floats
-    """Σ of the updates of all survivors (of w/W·x where weighted), float64, without the lanes."""
-    weight: float
-    """What to divide it by for the mean: the count, or Σw/W."""
-    tally: Tally
-    cohort: tuple[bytes, ...]
-    """Identity keys of all survivors, in the order of the roster."""
-    roster_hash: bytes
-    survivors_hash: bytes
-    digest: bytes
-    """SHA-256 of the packed sum, lanes included."""
-    suspects: tuple[Suspect, ...]
-
-
-@final
 class SecureSum:
     """The coordinator's half of a sum.  Not thread-safe; it has no clock: whoever drives it closes the steps."""
 
     def __init__(self, parameters: Parameters, site: Site) -> None:
-        raise NotImplementedError
+        self._terms, self._deadlines_s, self._site = parameters.terms, parameters.deadlines_s, site
+        spelled = parameters.to_bytes()
+        self._sid = sum_id(spelled)
+        self._opening = Opening(spelled, signed(site.key, Tag.OPENING, self._sid)).to_bytes()
+        self._phase = Phase.ADVERTISING
+        self._reason: Reason | None = None
+        self._suspects: tuple[Suspect, ...] = ()
+        self._heard: dict[tuple[Step, bytes], bytes] = {}
+        self._entries: dict[bytes, Entry] = {}
+        self._roster, self._roster_hash, self._threshold = Roster(()), b"", 0
+        self._shares: dict[int, Shares] = {}
+        self._delivered: tuple[int, ...] = ()
+        self._running = np.zeros(0, np.uint32)
+        self._masked: set[int] = set()
+        self._survivors: tuple[int, ...] = ()
+        self._agreements: dict[int, bytes] = {}
+        self._openings: dict[int, dict[int, int]] = {}
+        self._closing = b""
+        self._summed: Summed | None = None
 
     @property
     def phase(self) -> Phase:
         """Where the sum is."""
-        raise NotImplementedError
+        return self._phase
 
     @property
     def sid(self) -> bytes:
         """The sum's 32-byte name."""
-        raise NotImplementedError
+        return self._sid
 
     @property
     def reason(self) -> Reason | None:
         """Why it ended; None while it has not, or with a sum."""
-        raise NotImplementedError
+        return self._reason
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Shares that did not fit, of a sum or of one that ended because of them."""
+        return self._suspects
 
     @property
     def deadline_s(self) -> int:
-        """Seconds that the present step may take, from its start."""
-        raise NotImplementedError
+        """Seconds that the present step may take, from its start; 0 at the end."""
+        step = TAKEN_IN.get(self._phase)
+        return 0 if step is None else self._deadlines_s[step - 1]
 
     def complete(self) -> bool:
         """Whether all who can still answer in this step have answered, so that it may be closed early."""
-        raise NotImplementedError
+        answered, all_of_them = {
+            Phase.ADVERTISING: (len(self._entries), self._terms.cohort_max),
+            Phase.SHARING: (len(self._shares), len(self._roster.entries)),
+            Phase.MASKING: (len(self._masked), len(self._delivered)),
+            Phase.AGREEING: (len(self._agreements), len(self._survivors)),
+            Phase.UNMASKING: (len(self._openings), len(self._survivors)),
+        }.get(self._phase, (1, 0))
+        return answered == all_of_them
 
     def take(self, step: Step, sender: bytes, message: bytes, vector: memoryview | None = None) -> None:
         """Take a client's message of *step*; *sender* is its proven identity key.
@@ -107,18 +110,60 @@ class SecureSum:
         Raises:
             SumRefusal: with the reason.
         """
-        raise NotImplementedError
+        digest = hashlib.sha256(message).digest()
+        if (heard := self._heard.get((step, sender))) is not None:
+            same = Reason.REPEATED if heard == digest else Reason.CONTRADICTED
+            raise SumRefusal(step.name, reason=same, fix="wait for the next step")
+        expected = TAKEN_IN.get(self._phase)
+        if expected is None:
+            raise SumRefusal(step.name, reason=Reason.OVER, fix="wait for the next sum")
+        if step is not expected:
+            late = Step.OPEN < step < expected
+            raise SumRefusal(
+                f"{step.name} while {self._phase.name}",
+                reason=Reason.LATE if late else Reason.OUT_OF_ORDER,
+                fix="wait for the next sum",
+            )
+        if step is Step.ADVERTISE:
+            self._advertised(sender, message)
+        elif step is Step.MASK:
+            self._mask(self._position(step, sender), message, vector)
+        else:
+            _TAKES[step](self, self._position(step, sender), message)
+        self._heard[step, sender] = digest
 
     def close(self) -> Phase:
         """Close the present step, at its deadline or when it is complete, and return the phase after it.
 
         Who has not answered is a dropout.  Closing the last step takes the masks off, which takes seconds.
+
+        Raises:
+            IllegalEvent: the sum is over.
         """
-        raise NotImplementedError
+        if self._phase not in _CLOSES:
+            raise IllegalEvent(f"a step is closed while {self._phase.name}")
+        answered, least = {
+            Phase.ADVERTISING: (len(self._entries), self._terms.cohort_min),
+            Phase.SHARING: (len(self._shares), max(self._threshold, self._terms.cohort_min)),
+            Phase.MASKING: (len(self._masked), max(self._threshold, self._terms.cohort_min)),
+            Phase.AGREEING: (len(self._agreements), self._threshold),
+            Phase.UNMASKING: (len(self._openings), self._threshold),
+        }[self._phase]
+        if answered < least:
+            self._ended(Event.TOO_FEW, Reason.TOO_FEW)
+        else:
+            _CLOSES[self._phase](self)
+        if self._reason is None:
+            self._phase = after(self._phase, Event.ENOUGH)
+        return self._phase
 
     def cancel(self) -> None:
-        """End the sum.  Nothing is revealed."""
-        raise NotImplementedError
+        """End the sum.  Nothing is revealed.
+
+        Raises:
+            IllegalEvent: it is over.
+        """
+        self._ended(Event.CANCELLED, Reason.CANCELLED)
 
     def message(self, step: Step, receiver: bytes) -> bytes | None:
         """Return the coordinator's message of *step* for the client with that key; None before the step is closed.
@@ -126,9 +171,19 @@ class SecureSum:
         OPEN is for everybody.  At the end only the closing message is left, whatever is asked for.
 
         Raises:
-            SumRefusal: STRANGER, where the receiver is not in the sum.
+            SumRefusal: STRANGER, where the receiver is not in the sum; LATE, where it dropped out.
         """
-        raise NotImplementedError
+        if step is Step.OPEN and not self._closing:
+            return self._opening
+        if receiver not in self._entries:
+            raise SumRefusal(f"{receiver.hex()[:16]}…", reason=Reason.STRANGER, fix="wait for the next sum")
+        if self._closing:
+            return self._closing
+        if TAKEN_IN[self._phase] <= step:
+            return None
+        if step is Step.ADVERTISE:
+            return self._roster.to_bytes()
+        return _SAYS[step](self, self._position(Step(step + 1), receiver))
 
     def result(self) -> Summed:
         """Return the sum.
@@ -137,4 +192,109 @@ class SecureSum:
             SumRefusal: it ended without one, with the reason.
             IllegalEvent: it has not ended.
         """
-        raise NotImplementedError
+        if self._reason is not None:
+            raise SumRefusal("no sum", reason=self._reason, fix="wait for the next sum; nothing was revealed")
+        if self._summed is None:
+            raise IllegalEvent(f"a result is asked for while {self._phase.name}", fix="close the steps before")
+        return self._summed
+
+    def _position(self, step: Step, sender: bytes) -> int:
+        """Return the sender's position, if it may take part in *step*.
+
+        Raises:
+            SumRefusal: STRANGER or LATE.
+        """
+        position = self._roster.position_of(sender)
+        allowed = {Step.MASK: self._delivered, Step.AGREE: self._survivors, Step.UNMASK: self._survivors}
+        if position not in allowed.get(step, (position,)):
+            raise SumRefusal(f"client {position} dropped out", reason=Reason.LATE, fix="wait for the next sum")
+        return position
+
+    def _advertised(self, sender: bytes, message: bytes) -> None:
+        found = intake.entry_of(message, sender, self._sid, self._site.register)
+        if len(self._entries) == self._terms.cohort_max:
+            raise SumRefusal(f"{self._terms.cohort_max}", reason=Reason.FULL, fix="wait for the next sum")
+        taken = {key for one in self._entries.values() for key in (one.channel_key, one.mask_key)}
+        if found.channel_key in taken or found.mask_key in taken or found.channel_key == found.mask_key:
+            raise SumRefusal("a key stands twice", reason=Reason.WEAK_KEY, fix="make keys of your own")
+        self._entries[sender] = found
+
+    def _share(self, position: int, message: bytes) -> None:
+        self._shares[position] = intake.shares_of(message, self._sid, self._roster, self._roster_hash, position)
+
+    def _mask(self, position: int, message: bytes, vector: memoryview | None) -> None:
+        found = intake.check_vector(vector, len(self._running), self._terms.bits, message)
+        key = self._roster.at(position).public_key
+        intake.check_masked(found, self._sid, self._roster_hash, self._delivered, key)
+        if vector is not None:
+            intake.add_packed(self._running, vector, self._terms.bits)
+        self._masked.add(position)
+
+    def _agree(self, position: int, message: bytes) -> None:
+        key = self._roster.at(position).public_key
+        self._agreements[position] = intake.agreement_of(message, self._sid, self._roster_hash, self._survivors, key)
+
+    def _unmask(self, position: int, message: bytes) -> None:
+        self._openings[position] = intake.openings_of(message, self._delivered)
+
+    def _close_advertising(self) -> None:
+        self._roster = Roster(tuple(sorted(self._entries.values(), key=lambda one: one.node)))
+        self._roster_hash = self._roster.hash
+        self._threshold = threshold(len(self._roster.entries), self._terms.corrupt)
+
+    def _close_sharing(self) -> None:
+        self._delivered = tuple(sorted(self._shares))
+        self._running = np.zeros(vector_size(self._terms.ring, self._terms.max_weight), np.uint32)
+
+    def _close_masking(self) -> None:
+        self._survivors = tuple(sorted(self._masked))
+
+    def _close_unmasking(self) -> None:
+        """Take the masks off the sum and read it."""
+        committed = {j: shares.commitment for j, shares in self._shares.items()}
+        known = Revealed(
+            self._sid, self._roster, self._threshold, self._delivered, self._survivors, committed, self._openings
+        )
+        try:
+            masks, self._suspects = masks_of(known)
+            add_masks(self._running, masks, self._site.threads)
+            self._summed = summed(self._running, self._terms, known, self._suspects)
+        except Undecodable as error:
+            self._suspects = (Suspect(b"", error.dealer),)
+            self._ended(Event.UNUSABLE, Reason.DEALER)
+        except BadUpdate:
+            self._ended(Event.UNUSABLE, Reason.INSANE)
+        else:
+            self._closing = closing(
+                self._site.key, self._sid, None, count=len(self._survivors), digest=self._summed.digest
+            )
+            self._forget()
+
+    def _ended(self, event: Event, reason: Reason) -> None:
+        self._phase = after(self._phase, event)
+        self._reason = reason
+        self._closing = closing(self._site.key, self._sid, reason)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._running = np.zeros(0, np.uint32)
+        self._shares, self._agreements, self._openings = {}, {}, {}
+
+
+_TAKES: Final[Mapping[Step, Callable[[SecureSum, int, bytes], None]]] = {
+    Step.SHARE: SecureSum._share,  # noqa: SLF001 - the tables of this class
+    Step.AGREE: SecureSum._agree,  # noqa: SLF001
+    Step.UNMASK: SecureSum._unmask,  # noqa: SLF001
+}
+_CLOSES: Final[Mapping[Phase, Callable[[SecureSum], None]]] = {
+    Phase.ADVERTISING: SecureSum._close_advertising,  # noqa: SLF001
+    Phase.SHARING: SecureSum._close_sharing,  # noqa: SLF001
+    Phase.MASKING: SecureSum._close_masking,  # noqa: SLF001
+    Phase.AGREEING: lambda _: None,  # what they agreed to was fixed one step before
+    Phase.UNMASKING: SecureSum._close_unmasking,  # noqa: SLF001
+}
+_SAYS: Final[Mapping[Step, Callable[[SecureSum, int], bytes]]] = {
+    Step.SHARE: lambda told, position: delivery(told._shares, position),  # noqa: SLF001
+    Step.MASK: lambda told, _: survivors(told._site.key, told._sid, told._roster_hash, told._survivors),  # noqa: SLF001
+    Step.AGREE: lambda told, _: agreements(told._agreements),  # noqa: SLF001
+}
