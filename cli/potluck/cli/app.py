@@ -236,6 +236,20 @@ def history(
         show_own_history(limit, as_json=as_json)
 
 
+@app.command(rich_help_panel=VOLUNTEER)
+def inspect(
+    item: Annotated[
+        str, typer.Argument(help="The start of an update's digest or of its lease; none: what leaves next.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Open an update that waits to leave: its tensors, norms, clip, noise, size and signature."""
+    with needs("client"):
+        from potluck.cli.inspecting import run_inspect
+
+        run_inspect(item, as_json=as_json)
+
+
 @app.command(name="try", rich_help_panel=ANYBODY)
 def try_(
     prompt: Annotated[str, typer.Argument(help="What to say to both.")],

@@ -31,7 +31,7 @@ PASSES: Final = 5
 """Times that the text is gone through, unless the owner names a number of steps."""
 FEWEST: Final = 8
 MOST: Final = 200
-WATCHED: Final = 4
+WATCHED: Final = 16
 """Batches of the training text on which the stand-ins for the gates are worked out."""
 
 Shared = Mapping[str, LowRank]
