@@ -229,8 +229,8 @@ MISTAKES = {
     ),
     "a recipe that asks for what is not there": Mistake(
         lambda p: p.host(p.recipe(privacy={"secure_aggregation": True})),
-        "this version has no secure aggregation",
-        "set it to false and tell your volunteers",
+        "a sum needs a cohort that meets",
+        'set mode = "synchronous"',
     ),
     "a recipe that is not there": Mistake(
         lambda p: p.host(p.folder / "recipee.toml"), r"recipee\.toml cannot be read", "check the path"

@@ -60,7 +60,7 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path):
         ("[training]\nsteps = -4", "Optimiser steps in one round."),
         ("[training]\nsteps = '4'", "training.steps is '4'"),
         ("[training]\nlearning_rate = nan", "learning_rate"),
-        ("[privacy]\nsecure_aggregation = true", "this version has no secure aggregation"),
+        ("[privacy]\nsecure_aggregation = true", "a sum needs a cohort that meets"),
         ("[limits]\npoll_min_s = 60.0\npoll_max_s = 30.0", "set poll_max_s to at least poll_min_s"),
         ("[agregation]\nrule = 'mean'", "did you mean 'aggregation'?"),
         ("[adapter]\ninit = 'continu'", "adapter.init is 'continu'"),

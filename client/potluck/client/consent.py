@@ -1,6 +1,6 @@
 """The consent card: what a volunteer agrees to, as values, and as lines in plain words.
 
-It promises nothing that this version does not do: no secure aggregation, no differential privacy.
+It promises nothing that the run does not do: what the coordinator can read is in plain words, either way.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from potluck.aggregation.tensors import MOVING
 from potluck.client.identity import display
 from potluck.wire.recipe import Recipe
+from potluck.wire.sums import terms_of, vector_bytes
 from potluck.wire.tensors import Manifest
 
 NEVER_LEAVES: Final = (
@@ -25,8 +26,8 @@ ALSO_SEEN: Final = (
     "your version of this program"
 )
 MIND: Final = (
-    "the coordinator can read each update by itself: this version has no secure aggregation and no differential "
-    "privacy. Numbers that come from your text can reveal something about it to somebody who tries hard. "
+    "the coordinator can read each update by itself: this run has no secure aggregation and no differential privacy. "
+    "Numbers that come from your text can reveal something about it to somebody who tries hard. "
     "Do not take part with text that must stay secret"
 )
 WITHDRAW: Final = (
@@ -71,6 +72,7 @@ class ConsentCard:
     versions: int  # last version; 0: no end
     more: str  # the operator's own words
     recipe_digest: bytes
+    mind: str = MIND  # what the coordinator can read, and what that can tell
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return the card as (heading, text) in the order to read it."""
@@ -83,7 +85,7 @@ class ConsentCard:
             ("What leaves, each round", self._leaves()),
             ("What they also see", ALSO_SEEN),
             ("What never leaves", "; ".join(NEVER_LEAVES)),
-            ("Mind", MIND),
+            ("Mind", self.mind),
             ("Your text", f"{self.data_path}: read, never changed"),
             ("This machine", self._machine()),
             ("Until", until),
@@ -107,6 +109,29 @@ class ConsentCard:
             f"{base} to download once and {_size(self.adapter_bytes)} each round; "
             f"about {_size(need.ram_bytes)} of memory; time for a round: {minutes}"
         )
+
+
+def mind_of(recipe: Recipe) -> str:
+    """Return what the coordinator of a run can read, in plain words."""
+    privacy = recipe.privacy
+    if not privacy.secure_aggregation:
+        return MIND if privacy.differential.unit == "none" else MIND.replace(" and no differential privacy", "")
+    few = "; that is a small group, which hides little" if privacy.small_cohorts else ""
+    return (
+        f"the coordinator learns sums of at least {privacy.cohort_minimum} updates{few}, that you took part, when, and "
+        f"from which address. It cannot read your update unless it controls more than {privacy.corrupt_share} of those "
+        "who are summed with you; a dishonest operator could invent members, and the log of members shows who was. "
+        "A sum is not differential privacy: it can reveal who took part, and something about what many have in common. "
+        "An update that finds no sum waits on your disk, encrypted. "
+        "Do not take part with text that must stay secret"
+    )
+
+
+def mode_of(recipe: Recipe) -> str:
+    """Return in a few words who can read an update."""
+    if recipe.privacy.secure_aggregation:
+        return f"summed unseen: the coordinator learns sums of at least {recipe.privacy.cohort_minimum} updates"
+    return "plain: the coordinator can read each update by itself"
 
 
 def update_numbers(recipe: Recipe) -> int:
@@ -133,6 +158,8 @@ def update_bytes(recipe: Recipe) -> int:
     All names with one number each, and for every other number what it takes in a sample: the size of the recipe
     decides the answer, not the memory that working it out takes.
     """
+    if recipe.privacy.secure_aggregation:
+        return max(vector_bytes(terms_of(recipe, "", version)) for version in (0, 1))
     rng = np.random.default_rng(0)
     even, odd = _numbers(recipe)
     names = Manifest.of(recipe, int(odd > even)).entries

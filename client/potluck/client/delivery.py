@@ -50,7 +50,7 @@ def _offer(station: Station, task: Task, sealed: Sealed) -> None:
         case pb.OFFER_VERDICT_HAVE_IT:
             station.move(task, Event.HELD_THERE)
         case pb.OFFER_VERDICT_NOT_WANTED if reply.HasField("receipt"):
-            _keep(station, task, reply.receipt)
+            keep(station, task, reply.receipt)
         case pb.OFFER_VERDICT_NOT_WANTED:
             station.drop(task, reply.human or "not wanted any more", give_back=False)
         case _:  # a newer coordinator's word: ask again later, lose nothing
@@ -88,10 +88,10 @@ def _submit(station: Station, task: Task, sealed: Sealed) -> None:
     if reply.verdict == pb.VERDICT_UNSPECIFIED or not reply.HasField("receipt"):
         raise Refusal("the coordinator answered without a receipt", code="internal")
     reason = f"{reply.rejected.code}: {reply.rejected.human}" if reply.HasField("rejected") else ""
-    _keep(station, task, reply.receipt, reason)
+    keep(station, task, reply.receipt, reason)
 
 
-def _keep(station: Station, task: Task, envelope: Envelope, reason: str = "") -> None:
+def keep(station: Station, task: Task, envelope: Envelope, reason: str = "") -> None:
     """Verify the receipt, keep it for good, end the task."""
     receipt = kept(station, task, envelope)
     with station.entering(task.terms, TaskState.RECEIPTED, reason):

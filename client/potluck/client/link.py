@@ -18,7 +18,16 @@ from potluck.client.sane import span_s
 from potluck.wire.channels import pinned_channel
 from potluck.wire.invites import Invitation
 from potluck.wire.refusals import Refusal, refusal_of
-from potluck.wire.v1 import blobs_pb2, blobs_pb2_grpc, enrollment_pb2, enrollment_pb2_grpc, work_pb2, work_pb2_grpc
+from potluck.wire.v1 import (
+    blobs_pb2,
+    blobs_pb2_grpc,
+    enrollment_pb2,
+    enrollment_pb2_grpc,
+    sums_pb2,
+    sums_pb2_grpc,
+    work_pb2,
+    work_pb2_grpc,
+)
 from potluck.wire.v1.envelope_pb2 import Envelope
 
 Q = TypeVar("Q")  # the question
@@ -47,6 +56,8 @@ RENEW: Final[Call[Envelope, work_pb2.RenewReply]] = Call(work_pb2_grpc.WorkStub,
 OFFER: Final[Call[Envelope, work_pb2.OfferReply]] = Call(work_pb2_grpc.WorkStub, "Offer")
 SUBMIT: Final[Call[Envelope, work_pb2.SubmitReply]] = Call(work_pb2_grpc.WorkStub, "Submit", 120.0)
 ABORT: Final[Call[Envelope, work_pb2.AbortReply]] = Call(work_pb2_grpc.WorkStub, "Abort", 10.0)
+MEET: Final[Call[Envelope, sums_pb2.MeetReply]] = Call(sums_pb2_grpc.SumsStub, "Meet", 15.0)
+STEP: Final[Call[Envelope, sums_pb2.StepReply]] = Call(sums_pb2_grpc.SumsStub, "Step", 15.0)
 WRITE: Final[Call[blobs_pb2.WriteRequest, blobs_pb2.WriteReply]] = Call(blobs_pb2_grpc.BlobsStub, "Write", 60.0)
 STAT: Final[Call[blobs_pb2.StatRequest, blobs_pb2.WriteReply]] = Call(blobs_pb2_grpc.BlobsStub, "Stat")
 READ: Final[Call[Envelope, blobs_pb2.ReadReply]] = Call(blobs_pb2_grpc.BlobsStub, "Read", 60.0)

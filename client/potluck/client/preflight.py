@@ -13,6 +13,7 @@ from potluck.client.consent import (
     Estimate,
     coordinator_words,
     kept_bytes,
+    mind_of,
     rough_estimate,
     too_large,
     update_bytes,
@@ -128,6 +129,7 @@ class Preflight:
             versions=recipe.run.versions,
             more=recipe.data.consent,
             recipe_digest=recipe.digest(),
+            mind=mind_of(recipe),
         )
 
     def found(self) -> tuple[Invitation, AboutReply, Recipe]:

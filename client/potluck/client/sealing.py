@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from potluck.aggregation import CODECS, LowRank, decode, encode, from_tensors, to_tensors
 from potluck.aggregation.codecs.feedback import OWN, feed, rebased
 from potluck.client.home import Home, store
+from potluck.client.parked import contribution, park
 from potluck.client.records import Left
 from potluck.client.starts import begun
 from potluck.client.station import Station
@@ -44,6 +45,9 @@ def packed(station: Station, job: Job, deltas: Deltas) -> Packed:
         BadTensor: the codec cannot hold a value, or the shared adapter on this disk is damaged.
         DiskFull: there is no room for what is kept.
     """
+    if station.recipe.privacy.secure_aggregation:  # it travels as numbers of the sum's ring, made when a sum begins
+        name = contribution(station.membership.run_id, job.version)
+        return Packed(park(encode(deltas, "fp32"), station.identity.key, name), None)
     table = station.recipe.codec
     packing = table.choose(tuple(CODECS))
     run_id, fit = station.membership.run_id, fit_of(station.recipe) if table.error_feedback else b""

@@ -16,7 +16,18 @@ from potluck.client.checkin import CheckIns
 from potluck.client.clock import Clock, SystemClock
 from potluck.client.delivery import deliver
 from potluck.client.endings import Ended, Ending
-from potluck.client.errors import BadReceipt, DiskFull, Interrupted, Leaving, NotJoined, WrongDigest, fix_of
+from potluck.client.errors import (
+    BadLedger,
+    BadReceipt,
+    DiskFull,
+    Interrupted,
+    Leaving,
+    NoAccountant,
+    NotJoined,
+    OverBudget,
+    WrongDigest,
+    fix_of,
+)
 from potluck.client.events import Happening, Offline, Trouble, Waiting, When
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
@@ -28,6 +39,7 @@ from potluck.client.outbox.store import Outbox, joined
 from potluck.client.records import Task
 from potluck.client.sensors import MachineSensors, Sensors, step_back
 from potluck.client.station import Station
+from potluck.client.summing import contribute
 from potluck.client.tasks import TIMEOUTS_S, Event, MembershipState, Step, TaskState
 from potluck.client.work import Trainer
 from potluck.wire import invites
@@ -38,6 +50,8 @@ from potluck.wire.refusals import Refusal
 NEEDS_NETWORK: Final = (TaskState.FETCHING, TaskState.OFFERING, TaskState.UPLOADING, TaskState.COMMITTING)
 FATAL: Final = frozenset({"not_a_member", "cloned_identity", "bad_signature", "invite_revoked"})
 """Refusals that only a person can mend."""
+PERSONAL: Final = (BadLedger, NoAccountant, OverBudget)
+"""What the next lease would not change: its owner has to look."""
 FAILURES: Final = 3  # pieces of work in a row that the trainer could not do, before a person has to look
 
 
@@ -226,7 +240,8 @@ class Session:
         try:
             if task.sealed is not None:
                 self._end_making()
-                deliver(station, task, task.sealed)
+                way = contribute if station.recipe.privacy.secure_aggregation else deliver
+                way(station, task, task.sealed)
             else:
                 self._making_of(station, task).stage(task)
         except Refusal as refusal:
@@ -238,7 +253,7 @@ class Session:
         except PotluckError as error:  # the trainer's: the data, the base model or the machine does not fit
             self._failures += 1
             station.give_up(task, error)
-            if self._failures >= FAILURES:
+            if self._failures >= FAILURES or isinstance(error, PERSONAL):
                 raise
         else:
             self._failures = 0 if task.is_sealed else self._failures

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Final, final
 
+from potluck.client.consent import mode_of
 from potluck.client.gate import Reason
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.outbox.store import Outbox
 from potluck.client.records import Control, KeptReceipt, Membership, Task, Traffic
+from potluck.wire.recipe import Recipe
 
 RECENT: Final = 5
 
@@ -22,6 +24,7 @@ class Status:
     client_id: str  # empty before the first join
     display: str
     membership: Membership | None
+    mode: str  # who can read an update, in a few words; empty before the first join
     control: Control
     activity: str  # what it does, why, until when; as the running process said last
     reasons: tuple[str, ...]  # why the gate is shut, in words; empty: open
@@ -40,13 +43,15 @@ def status_of(home: Home) -> Status:
     try:
         now = outbox.now()
         updates, credit = outbox.credit()
+        membership = outbox.membership()
         identity = identity_at(home.key) if home.key.exists() else None
         return Status(
             running=running,
             pid=now.pid if running else 0,
             client_id="" if identity is None else identity.client_id,
             display="" if identity is None else identity.display,
-            membership=outbox.membership(),
+            membership=membership,
+            mode="" if membership is None else mode_of(Recipe.offered(membership.recipe_json)),
             control=outbox.control(),
             activity=now.activity if running else "not running",
             reasons=tuple(Reason[name].value for name in now.reasons) if running else (),

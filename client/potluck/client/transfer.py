@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, final
+from typing import BinaryIO, Final, final
 
 from potluck.client.clock import Clock
 from potluck.client.errors import DiskFull, WrongDigest
@@ -90,23 +90,26 @@ class Transfers:
         Raises:
             Refusal: the coordinator does not know the upload (any more) or does not want it, or the network broke.
         """
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            self.send(upload_id, file, path.stat().st_size, on_bytes)
+
+    def send(self, upload_id: bytes, file: BinaryIO, size: int, on_bytes: OnBytes) -> None:
+        """Send the *size* bytes of an open *file*; raises as upload does."""
         # After a break the last chunk may have arrived although its answer did not: ask, and go on from there.
         reply = self._link.call(STAT, StatRequest(upload_id=upload_id))
-        with path.open("rb") as file:
-            while not reply.complete:
-                offset = reply.committed_size
-                file.seek(offset)
-                data = file.read(self._chunk_bytes)
-                if not data:
-                    raise Refusal(f"{offset} bytes are there, and {size} were to be sent", code="wrong_digest")
-                request = WriteRequest(upload_id=upload_id, offset=offset, data=data, crc32=crc32(data))
-                started_s = self._clock.monotonic_s()
-                try:
-                    reply = self._link.call(WRITE, request)
-                finally:  # after a failure too: the link may be too slow for a chunk of this size
-                    self._chunk_bytes = fitting(self._chunk_bytes, self._clock.monotonic_s() - started_s)
-                on_bytes(reply.committed_size, size)
+        while not reply.complete:
+            offset = reply.committed_size
+            file.seek(offset)
+            data = file.read(self._chunk_bytes)
+            if not data:
+                raise Refusal(f"{offset} bytes are there, and {size} were to be sent", code="wrong_digest")
+            request = WriteRequest(upload_id=upload_id, offset=offset, data=data, crc32=crc32(data))
+            started_s = self._clock.monotonic_s()
+            try:
+                reply = self._link.call(WRITE, request)
+            finally:  # after a failure too: the link may be too slow for a chunk of this size
+                self._chunk_bytes = fitting(self._chunk_bytes, self._clock.monotonic_s() - started_s)
+            on_bytes(reply.committed_size, size)
 
 
 def fitting(chunk_bytes: int, took_s: float) -> int:

@@ -13,7 +13,7 @@ from potluck.coordinator.phases import Event, after
 from potluck.coordinator.progress import close, look, open_round, turn
 from potluck.coordinator.receipts import Outcome, give, too_late
 from potluck.coordinator.renewal import renew
-from potluck.coordinator.secure.sums import Summed
+from potluck.coordinator.secure.results import Summed
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books

@@ -30,8 +30,9 @@ from potluck.wire.refusals import Refusal
 from potluck.wire.secure.messages import Masked, Step, Survivors
 from potluck.wire.secure.parameters import Parameters
 from potluck.wire.secure.reasons import Reason, SumRefusal
+from potluck.wire.secure.registers import Certified, certificate
 from potluck.wire.secure.roster import Roster
-from potluck.wire.sums import Registered, adapter_name, certificate, terms_of, vector_bytes
+from potluck.wire.sums import adapter_name, terms_of, vector_bytes
 from potluck.wire.v1 import sums_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope
 
@@ -180,7 +181,7 @@ class Sums:
                 secrets.token_bytes(NONCE_BYTES),
             )
             machine = SecureSum(
-                parameters, Means(keys.signing, Registered(self._site.run_id, keys.public), threads=THREADS)
+                parameters, Means(keys.signing, Certified(keys.public, self._site.run_id), threads=THREADS)
             )
             self._now = Sum(machine, parameters, {guest.public_key: guest for guest in guests}, now_s)
         LOG.info("event=sum_begun sid=%s version=%d members=%d", machine.sid.hex(), version.version, len(guests))

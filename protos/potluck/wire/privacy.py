@@ -67,11 +67,6 @@ class Privacy(Settings):
                 f"privacy.cohort_minimum is {self.cohort_minimum}: a sum of fewer than {USUAL} updates hides little",
                 fix=f"set it to at least {USUAL}, or say that it is meant: small_cohorts = true",
             )
-        if self.secure_aggregation:
-            raise BadSetting(
-                "privacy.secure_aggregation is true, and this version has no secure aggregation",
-                fix="set it to false and tell your volunteers, or wait for a version that has it",
-            )
         return self
 
     @property

@@ -2,24 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from potluck.aggregation.lowrank import Floats
+from potluck.aggregation.secure.lanes import vector_size
 from potluck.aggregation.secure.ring import packed_bytes
 from potluck.wire.recipe import Recipe
-from potluck.wire.secure.encoding import HASH_BYTES, enc
+from potluck.wire.secure.encoding import HASH_BYTES
 from potluck.wire.secure.parameters import Terms
-from potluck.wire.secure.reasons import Reason, SumRefusal
-from potluck.wire.secure.signatures import Tag, signed, verify
 from potluck.wire.tensors import Manifest
 
-LANES: Final = 5
-"""Numbers behind an update: how many, their weight, whether it was clipped, its loss, its tokens."""
 NO_ADAPTER: Final = bytes(HASH_BYTES)
 """Names the start at version 0, where the base model stands alone."""
 
@@ -44,7 +39,7 @@ def terms_of(recipe: Recipe, run_id: str, version: int) -> Terms:
 
 def vector_bytes(terms: Terms) -> int:
     """Return how many bytes a masked update takes as it travels."""
-    return packed_bytes(terms.size + LANES, terms.bits)
+    return packed_bytes(vector_size(terms.ring, terms.max_weight), terms.bits)
 
 
 def adapter_name(digest: bytes) -> bytes:
@@ -72,36 +67,3 @@ def unflattened(vector: Floats, manifest: Manifest) -> dict[str, Floats]:
         tensors[name] = vector[start:end].reshape(shape)
         start = end
     return tensors
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """Members are those for whom the registrar signed; its key is in every invite."""
-
-    run_id: str
-    registrar: bytes
-
-    def check(self, public_key: bytes, certificate: bytes) -> None:
-        """Return quietly where the registrar signed that the owner of *public_key* is a member of the run.
-
-        Raises:
-            SumRefusal: NOT_A_MEMBER.
-        """
-        try:
-            verify(self.registrar, Tag.MEMBER, _membership(self.run_id, public_key), certificate)
-        except SumRefusal:
-            raise SumRefusal(
-                f"no certificate for {public_key.hex()[:16]}…",
-                reason=Reason.NOT_A_MEMBER,
-                fix="wait for the next sum; if it stays, ask the operator",
-            ) from None
-
-
-def certificate(key: Ed25519PrivateKey, run_id: str, public_key: bytes) -> bytes:
-    """Return the registrar's signature, 64 bytes, that the owner of *public_key* is a member of the run."""
-    return signed(key, Tag.MEMBER, _membership(run_id, public_key))
-
-
-def _membership(run_id: str, public_key: bytes) -> bytes:
-    return enc(run_id.encode(), public_key)
