@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 from potluck.aggregation import LowRank, broadcast, encode, from_deltas, start, to_tensors
 from potluck.aggregation.errors import BadTensor
 from potluck.client.data import NoData
+from potluck.client.flags import sieve_of
 from potluck.client.starts import adapter_at, begun
 from potluck.client.training.adapters import attach, detach, mount
 from potluck.client.training.bases import Base, load, pick_device, pick_dtype
@@ -118,6 +119,20 @@ def go(_: Stride) -> Word:
 def test_it_is_a_trainer_as_the_session_knows_one():
     for name in ("prepare", "train"):
         assert inspect.signature(getattr(LocalTrainer, name)) == inspect.signature(getattr(Trainer, name))
+
+
+def test_what_looks_private_changes_no_bit_of_an_update(base: Base, job: Job):
+    """A note with a key and an address in it, beside the others: left out, the update is as if it were not there."""
+    cache = base.folder.parent / "cache"
+    without = LocalTrainer(cache, sieve=sieve_of(keep_flagged=False)).train(job, go)
+    (job.data / "private.md").write_text("Ask ann@example.org for ghp_" + "a1B2" * 9 + ". " * 200, "utf-8")
+
+    sieved = LocalTrainer(cache, sieve=sieve_of(keep_flagged=False)).train(elsewhere(job, "sieved"), go)
+    kept = LocalTrainer(cache, sieve=sieve_of(keep_flagged=True)).train(elsewhere(job, "kept"), go)
+
+    assert bits(sieved) == bits(without)
+    assert replace(sieved, deltas={}) == replace(without, deltas={})
+    assert kept.examples == without.examples + 1
 
 
 def test_the_same_job_ends_in_the_same_bits(trainer: LocalTrainer, base: Base, job: Job):
