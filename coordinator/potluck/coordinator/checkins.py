@@ -9,6 +9,7 @@ from potluck.coordinator import rounds
 from potluck.coordinator.answers import Answer, Recent
 from potluck.coordinator.membership import member_of, speaks, spoken
 from potluck.coordinator.pacing import Window, poll_window
+from potluck.coordinator.participation import resting
 from potluck.coordinator.presence import Presence
 from potluck.coordinator.progress import hold, look, turn
 from potluck.coordinator.site import Site
@@ -35,6 +36,7 @@ _REASONS: Final[Mapping[rounds.Why, pb.Reason]] = {
     rounds.Why.PAUSED: pb.REASON_PAUSED,
     rounds.Why.COMBINING: pb.REASON_COMBINING,
     rounds.Why.UNWANTED: pb.REASON_UNWANTED,
+    rounds.Why.RESTING: pb.REASON_CONTRIBUTED,
     rounds.Why.BUSY: pb.REASON_UNWANTED,
 }
 
@@ -139,6 +141,7 @@ class CheckIns:
         asker = rounds.Asker(
             pending=False,
             contributed=books.intake.contributed(member.client_id, now.version, now.round),
+            resting=resting(self.site.plan.recipe, books, member.client_id, now.round),
             wants_work=request.wants_work,
             holds=tuple(holds.values()),
             listed=frozenset(held.lease_id for held in request.held),

@@ -18,6 +18,7 @@ from potluck.aggregation.products import Mapped
 from potluck.coordinator.checkpoints import Checkpoint, read_checkpoint
 from potluck.coordinator.committing import Made, conclude, give_up
 from potluck.coordinator.inputs import Inputs
+from potluck.coordinator.noising import noised
 from potluck.coordinator.probe import Judgement, Measured, Probe
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
@@ -119,7 +120,9 @@ def _compute(site: Site, number: int) -> Made:
     digest = parent.checkpoint_digest
     before = read_checkpoint(site.folders.blobs.read(digest)) if digest else Checkpoint()
     inputs = Inputs.of(site, rows, versions, parent.version)
-    done = combined(site.plan.recipe, inputs.updates(), before, mapped=site.mapped)
+    private = site.plan.recipe.privacy.differential.by_user
+    updates = noised(site, number, inputs) if private else inputs.updates()
+    done = combined(site.plan.recipe, updates, before, mapped=site.mapped)
     site.on_step(Step.COMPUTE, When.AFTER)
     site.on_step(Step.BLOB, When.BEFORE)
     checkpoint_digest = site.folders.blobs.put(done.checkpoint)

@@ -16,7 +16,7 @@ from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import UpdateRecord, UpdateState, Version
-from potluck.coordinator.trust import told
+from potluck.coordinator.trust import told, told_of_noised
 
 LOG = logging.getLogger(__name__)
 PATIENCE: Final = 3
@@ -87,7 +87,10 @@ def _facts(site: Site, books: Books, number: int, made: Made, judged: Judgement 
     updates = books.intake.of_round(number, UpdateState.FIXED)
     summed = {"summed": len(updates)} if site.plan.terms.summed else {}
     clients = {} if summed else {one.lease_id: one.client_id for one in updates}
-    facts = told(made.report, books.rounds.inputs(number), clients) | summed
+    if site.plan.recipe.privacy.differential.by_user:
+        facts = told_of_noised(made.report, len(updates)) | summed
+    else:
+        facts = told(made.report, books.rounds.inputs(number), clients) | summed
     common: dict[str, Any] = {
         "round": number,
         "parent": made.parent.version,

@@ -54,6 +54,15 @@ class Inputs:
         """Return them in their order, for `aggregate`."""
         return StoredUpdates(len(self.rows), self._update)
 
+    def changes(self, place: int) -> dict[str, Array]:
+        """Return what one client changed, by tensor."""
+        message = self._message(place)
+        return {name: message.tensor(name) for name in message.shapes}
+
+    def start(self, number: int) -> Mapping[str, LowRank]:
+        """Return what clients of that version started from."""
+        return self._start(number)
+
     def _update(self, place: int) -> Update:
         """Return one update, whose numbers are read when they are asked for."""
         row = self.rows[place]

@@ -7,6 +7,7 @@ from potluck.aggregation import Opened
 from potluck.aggregation.errors import BadTensor
 from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
+from potluck.coordinator.participation import resting
 from potluck.coordinator.progress import hold, look, turn
 from potluck.coordinator.receipts import Outcome, conflict, give, stored, too_late
 from potluck.coordinator.site import Site
@@ -156,7 +157,8 @@ class Intake:
             receipt = give(self.site, books, lease, outcome)
             return pb.SubmitReply(verdict=pb.VERDICT_REJECTED, receipt=receipt, rejected=rejected)
         contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
-        verdict = rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed)
+        tired = resting(self.site.plan.recipe, books, lease.client_id, now.round)
+        verdict = rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed, resting=tired)
         if verdict.offer is rounds.Offer.NOT_WANTED or now.round is None:
             receipt = give(self.site, books, lease, too_late(now, digest, request.examples))
             return pb.SubmitReply(verdict=pb.VERDICT_TOO_LATE, receipt=receipt)

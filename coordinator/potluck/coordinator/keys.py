@@ -29,6 +29,7 @@ from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.blobs import sync_folder
 from potluck.coordinator.clock import Clock
 from potluck.wire.envelopes import peer_id, public_bytes
+from potluck.wire.noise import SEED_BYTES, new_seed
 
 AUTHORITY_DAYS: Final = 3_652
 SERVER_DAYS: Final = 90
@@ -90,6 +91,22 @@ def open_keys(folder: Path, now_s: float) -> Keys:
         server[1].public_bytes(Encoding.PEM) + authority.public_bytes(Encoding.PEM),
         (server[1].not_valid_after_utc - timedelta(days=RENEW_DAYS)).timestamp(),
     )
+
+
+def secret_at(path: Path) -> bytes:
+    """Read the 32 secret bytes at *path*; make them where they are missing.
+
+    Raises:
+        BadKey: the file holds something else.
+    """
+    if not path.exists():
+        write_private(path, new_seed())
+    seed = path.read_bytes()
+    if len(seed) != SEED_BYTES:
+        raise BadKey(
+            f"{path} has {len(seed)} bytes, not {SEED_BYTES}", fix="put the run's own file back, from a backup"
+        )
+    return seed
 
 
 def live_credentials(folder: Path, clock: Clock) -> grpc.ServerCredentials:

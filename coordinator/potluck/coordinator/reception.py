@@ -6,6 +6,7 @@ from typing import final
 from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
 from potluck.coordinator.meeting import Guest
+from potluck.coordinator.participation import resting
 from potluck.coordinator.progress import hold, look, turn
 from potluck.coordinator.receipts import conflict, give, stored, too_late
 from potluck.coordinator.site import Site
@@ -66,7 +67,8 @@ class Reception:
         lease, now_s = own_lease(books, client_id, request.lease_id), self.site.clock.now_s()
         now = look(books, now_s)
         contributed = books.intake.contributed(client_id, lease.version, now.round)
-        return rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed)
+        tired = resting(self.site.plan.recipe, books, client_id, now.round)
+        return rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed, resting=tired)
 
     def _turned_away(self, client_id: str, request: pb.MeetRequest) -> pb.MeetReply | None:
         """Give an update that can be in no sum its receipt; None where it can, now that nobody else writes."""

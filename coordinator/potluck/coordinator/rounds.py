@@ -98,6 +98,7 @@ class Why(Enum):
     PAUSED = "the operator has paused the run"
     COMBINING = "the updates are being combined right now"
     UNWANTED = "you asked for none"
+    RESTING = "you took part as often, or as lately, as this run's privacy allows"
     BUSY = "you hold a lease already; finish that first"
 
 
@@ -141,6 +142,8 @@ class Asker:
     """All its leases that nothing has ended."""
     listed: frozenset[bytes]
     """Ids of the leases that it says it holds."""
+    resting: bool = False
+    """It may not take part in the open round: the guarantee counts so many participations, so far apart."""
 
 
 def useful(terms: Terms, now: Situation, hold: Hold) -> bool:
@@ -159,7 +162,7 @@ def useful(terms: Terms, now: Situation, hold: Hold) -> bool:
     return hold.round == now.round and (hold.alive or now.leased + now.received < terms.seats)
 
 
-def assignment(terms: Terms, now: Situation, asker: Asker) -> Assignment:  # noqa: PLR0911 - a list of cases
+def assignment(terms: Terms, now: Situation, asker: Asker) -> Assignment:  # noqa: C901, PLR0911 - a list of cases
     """Return what the check-in of *asker* gets."""
     if asker.pending:
         return Decline(Why.PENDING)
@@ -179,6 +182,8 @@ def assignment(terms: Terms, now: Situation, asker: Asker) -> Assignment:  # noq
         return Redeliver(ghosts[0].lease_id)
     if asker.contributed:
         return Decline(Why.CONTRIBUTED)
+    if asker.resting:
+        return Decline(Why.RESTING)
     if now.combining or now.round is None:
         return Decline(Why.COMBINING)
     if terms.synchronous and now.leased + now.received >= terms.seats:
@@ -225,16 +230,21 @@ def staleness_weight(tau: int) -> float:
     return 1.0 / math.sqrt(1.0 + tau)
 
 
-def verdict(terms: Terms, now: Situation, hold: Hold, *, contributed: bool) -> Verdict:  # noqa: PLR0911 - a list of cases
+def verdict(  # noqa: PLR0911 - a list of cases
+    terms: Terms, now: Situation, hold: Hold, *, contributed: bool, resting: bool = False
+) -> Verdict:
     """Return what an update for *hold* counts as.
 
     *contributed*: another update of this client counts already, from the same version or in the same round.
+    *resting*: it may not take part in the open round.
     """
     tau = staleness(now, hold.version)
     if now.done(terms):
         return Verdict(Offer.NOT_WANTED, tau, f"the run has reached its last version, {now.version}")
     if contributed:
         return Verdict(Offer.NOT_WANTED, tau, "another update of yours counts, from the same version or in this round")
+    if resting:
+        return Verdict(Offer.NOT_WANTED, tau, Why.RESTING.value)
     if terms.synchronous and not terms.summed and hold.round != now.round:
         return Verdict(Offer.NOT_WANTED, tau, f"round {hold.round} closed without it")
     if now.round is None or now.phase not in OPEN:

@@ -52,6 +52,17 @@ def told(report: Report, rows: Sequence[Input], clients: Mapping[bytes, str]) ->
     return {
         "inputs": inputs,
         "findings": findings,
+        **_whole(report),
+    }
+
+
+def told_of_noised(report: Report, members: int) -> dict[str, Any]:
+    """Return *report* as JSON takes it where noise hides single updates: nothing of one of them, only how many."""
+    return {"inputs": [], "findings": [], "noised": members, **_whole(report)}
+
+
+def _whole(report: Report) -> dict[str, Any]:
+    return {
         "truncation_error": report.total.relative_error,
         "products": report.products,
         "products_error": report.products_error,
@@ -82,7 +93,7 @@ class RoundReport:
     @property
     def updates(self) -> int:
         """How many updates were combined."""
-        return self.summed or len(self.facts.get("inputs", ()))
+        return self.summed or int(self.facts.get("noised", 0)) or len(self.facts.get("inputs", ()))
 
     @property
     def summed(self) -> int:

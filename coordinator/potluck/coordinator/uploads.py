@@ -6,6 +6,7 @@ from typing import Final, final
 
 from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
+from potluck.coordinator.participation import resting
 from potluck.coordinator.progress import hold, look, turn
 from potluck.coordinator.receipts import conflict, forget, give, stored, too_late
 from potluck.coordinator.site import Site
@@ -119,8 +120,9 @@ class Uploads:
 
     def _verdict(self, books: Books, lease: LeaseRecord, now: rounds.Situation) -> rounds.Verdict:
         contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
+        tired = resting(self.site.plan.recipe, books, lease.client_id, now.round)
         held = hold(lease, self.site.clock.now_s())
-        return rounds.verdict(self.site.plan.terms, now, held, contributed=contributed)
+        return rounds.verdict(self.site.plan.terms, now, held, contributed=contributed, resting=tired)
 
     def _find(self, upload_id: bytes) -> Upload:
         with self.site.store.reading() as books:

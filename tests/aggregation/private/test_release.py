@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potluck.aggregation.errors import BadTensor
-from potluck.aggregation.private.banded import Schedule
+from potluck.aggregation.private.banded import Schedule, correlated, sensitivity
 from potluck.aggregation.private.learnable import prospect
 from potluck.aggregation.private.release import Release, clipped, norm
 
@@ -18,33 +18,33 @@ RELEASE = Release(Schedule(8, 4, 2), clip=2.0, noise=0.7, clients=10)
 def test_without_noise_the_sum_is_divided_by_the_fixed_number():
     total = np.arange(4.0)
 
-    assert RELEASE(total, np.zeros((3, 4))) == pytest.approx(total / 10)
+    assert RELEASE(total, lambda _: np.zeros(4), 2) == pytest.approx(total / 10)
 
 
-def test_noise_has_the_claimed_size_in_every_round():
-    rng = np.random.default_rng(11)
-    draws = rng.standard_normal((8, 20_000))
+def test_noise_is_the_correlated_one_of_the_claimed_size():
+    draws = np.random.default_rng(11).standard_normal((8, 20_000))
+    wanted = correlated(draws, RELEASE.bands) * RELEASE.scale / 10
 
     for t in range(8):
-        noise = RELEASE(np.zeros(20_000), draws[: t + 1]) * 10
-        v = np.linalg.norm([1.0]) if t == 0 else None
-        assert v is None or noise.std() == pytest.approx(RELEASE.scale, rel=0.03)
-        assert noise.std() >= RELEASE.scale * 0.97  # v_t is w_t and more
+        assert RELEASE(np.zeros(20_000), lambda s: draws[s], t) == pytest.approx(wanted[t])
+    assert wanted[0].std() == pytest.approx(RELEASE.scale / 10, rel=0.03)
+    assert (wanted.std(axis=1) >= RELEASE.scale / 10 * 0.97).all()  # v_t is w_t and more
+    assert RELEASE.scale == pytest.approx(0.7 * 2.0 * sensitivity(RELEASE.schedule, RELEASE.bands))
 
 
 def test_the_noise_of_all_rounds_together_is_less_than_of_independent_rounds():
     draws = np.random.default_rng(5).standard_normal((8, 20_000))
 
-    total = sum(RELEASE(np.zeros(20_000), draws[: t + 1]) for t in range(8))
+    total = sum(RELEASE(np.zeros(20_000), lambda s: draws[s], t) for t in range(8))
 
     assert total.std() < RELEASE.scale / 10 * math.sqrt(8) * 0.8
 
 
-def test_noise_beyond_the_schedule_or_of_another_width_is_refused():
-    with pytest.raises(BadTensor, match="in a run of 8 rounds"):
-        RELEASE(np.zeros(3), np.zeros((9, 3)))
-    with pytest.raises(BadTensor):
-        RELEASE(np.zeros(3), np.zeros((2, 4)))
+def test_a_round_beyond_the_schedule_or_noise_of_another_width_is_refused():
+    with pytest.raises(BadTensor, match="round 9 of a run whose guarantee counts 8 rounds"):
+        RELEASE(np.zeros(3), lambda _: np.zeros(3), 8)
+    with pytest.raises(BadTensor, match="noise of shape"):
+        RELEASE(np.zeros(3), lambda _: np.zeros(4), 0)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.floats(1e-3, 1e3))

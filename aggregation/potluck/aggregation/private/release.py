@@ -1,7 +1,7 @@
 """One round of user-level privacy: clip every contribution, add noise to the sum, divide by a number fixed before."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potluck.aggregation.errors import BadTensor
-from potluck.aggregation.private.banded import Floats, Schedule, best_bands, correlated, sensitivity
+from potluck.aggregation.private.banded import Floats, Schedule, best_bands, responses, sensitivity
 
 Tensors = Mapping[str, NDArray[np.floating]]
 
@@ -17,10 +17,7 @@ Tensors = Mapping[str, NDArray[np.floating]]
 @final
 @dataclass(frozen=True, slots=True)
 class Release:
-    """How a round's sum is released.
-
-    Raises nothing: what it is made of was checked when the recipe was read.
-    """
+    """How a round's sum is released.  What it is made of was checked when the recipe was read."""
 
     schedule: Schedule
     clip: float
@@ -42,22 +39,27 @@ class Release:
         """Standard deviation of w in the sum: z · (C + rounding) · sens."""
         return self.noise * (self.clip + self.rounding) * sensitivity(self.schedule, self.bands)
 
-    def __call__(self, total: Floats, draws: Floats) -> Floats:
-        """Return the noised mean of a round: (Σ + scale · v_t)/n̄, shape (d,).
+    def __call__(self, total: Floats, draw: Callable[[int], Floats], t: int) -> Floats:
+        """Return the noised mean of round *t*, counted from 0: (Σ + scale · v_t)/n̄, shape (d,).
 
-        *total* is the sum of clipped contributions (d,); *draws* are w_0 … w_t of independent standard normal numbers,
-        (t + 1, d), the same for every later round of the run but for its new last row.  Rows before the last b̂ − 1
-        matter too: S⁻¹ is not banded.
+        *total* is the sum of clipped contributions; *draw* gives w_s, (d,) independent standard normal numbers, the
+        same whenever it is asked for the same s ≤ t.  v_t = Σ_i u_i w_{t−i}, one round's draws in memory at a time.
 
         Raises:
-            BadTensor: there are more rounds than the schedule has, or the widths differ.
+            BadTensor: the schedule has no such round, or the widths differ.
         """
-        if not 1 <= len(draws) <= self.schedule.rounds or draws.shape[1:] != total.shape:
+        if not 0 <= t < self.schedule.rounds:
             raise BadTensor(
-                f"noise of shape {draws.shape} for a sum of {total.shape} in a run of {self.schedule.rounds} rounds",
+                f"round {t + 1} of a run whose guarantee counts {self.schedule.rounds} rounds",
                 fix="begin a new run: this one has used all rounds that its guarantee counts",
             )
-        mean: Floats = (total + self.scale * correlated(draws, self.bands)[-1]) / self.clients
+        noise = np.zeros_like(total)
+        for back, share in enumerate(responses(t + 1, self.bands)):
+            drawn = draw(t - back)
+            if drawn.shape != total.shape:
+                raise BadTensor(f"noise of shape {drawn.shape} for a sum of {total.shape}", fix="report this bug")
+            noise += share * drawn
+        mean: Floats = (total + self.scale * noise) / self.clients
         return mean
 
 

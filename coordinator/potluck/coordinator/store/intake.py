@@ -44,6 +44,11 @@ class Intake:
         same = or_(UpdateRow.version == version, UpdateRow.round == round_number)
         return bool(self._count(UpdateRow.client_id == client_id, same, UpdateRow.state.in_(LIVE)))
 
+    def rounds_of(self, client_id: str) -> tuple[int, ...]:
+        """Return the rounds that a client took part in, in order; not those that it withdrew from in time."""
+        chosen = (UpdateRow.client_id == client_id, UpdateRow.state != str(UpdateState.WITHDRAWN))
+        return tuple(self.session.scalars(select(UpdateRow.round).where(*chosen).distinct().order_by(UpdateRow.round)))
+
     def counted(self, client_id: str) -> int:
         """Return how many updates of a client versions contain."""
         return self._count(UpdateRow.client_id == client_id, UpdateRow.state == str(UpdateState.COUNTED))

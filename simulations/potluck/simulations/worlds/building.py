@@ -65,6 +65,7 @@ def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:
     Raises:
         Impossible: it cannot; with the numbers.
     """
+    _see_that_nothing_is_promised(recipe)
     _see_that_rounds_can_close(recipe, clients)
     _see_that_ranks_fit(scenario, recipe)
     attack = scenario.attack
@@ -84,6 +85,16 @@ def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:
             "what happens",
         )
     return hostile
+
+
+def _see_that_nothing_is_promised(recipe: Recipe) -> None:
+    unit = recipe.privacy.differential.unit
+    if unit != "none":
+        raise Impossible(
+            f'privacy.differential.unit is "{unit}", and a simulation has neither ledgers nor noise: '
+            "what it would show is a run without privacy",
+            fix='set unit = "none" to see that run; what privacy costs is measured by benchmarks/private.py',
+        )
 
 
 def _see_that_rounds_can_close(recipe: Recipe, clients: int) -> None:

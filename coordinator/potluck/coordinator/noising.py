@@ -1,0 +1,84 @@
+"""User-level privacy: what a round combines becomes one update, the noised mean of clipped ones.
+
+Noise is drawn from a secret seed of the run, for every round anew and for the very inputs of that round: a coordinator
+that is killed draws the same again, and one that was set back to an older database, with other inputs, draws other.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from potluck.aggregation import Update, from_deltas
+from potluck.aggregation.errors import BadUpdate
+from potluck.aggregation.private.banded import Floats
+from potluck.aggregation.private.release import Release, clipped
+from potluck.coordinator.inputs import Inputs
+from potluck.coordinator.keys import secret_at
+from potluck.coordinator.site import Site
+from potluck.coordinator.store.records import Input, UpdateState
+from potluck.wire.noise import SecretNoise
+from potluck.wire.recipe import Recipe
+from potluck.wire.sums import flattened, terms_of, unflattened
+
+SEED = "noise.seed"
+
+
+def release_of(recipe: Recipe) -> Release:
+    """Return how rounds of *recipe* are noised.
+
+    Raises:
+        BadSetting: the recipe's numbers cannot be.
+    """
+    terms, clip = recipe.privacy.differential, recipe.privacy.clip
+    rounding = 0.0
+    if recipe.privacy.secure_aggregation:
+        sums = terms_of(recipe, "", 0)
+        rounding = sums.ring.step * math.sqrt(sums.size)
+    return Release(terms.schedule, clip, terms.multiplier, recipe.aggregation.cohort, rounding)
+
+
+def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
+    """Return the one update that round *number* combines: the noised mean of its *inputs*, each shrunk to the clip.
+
+    Of a secure sum there is one input, the mean of its members, who shrunk their updates themselves.
+
+    Raises:
+        BadTensor: an update is not finite, or the schedule has no such round.
+        BadUpdate: inputs start from different versions.
+    """
+    versions = {row.version for row in inputs.rows}
+    if len(versions) != 1:
+        raise BadUpdate(f"a private round has updates from {len(versions)} versions", fix="report this bug")
+    version = versions.pop()
+    manifest, recipe = site.plan.manifest(version), site.plan.recipe
+    with site.store.reading() as books:
+        members = len(books.intake.of_round(number, UpdateState.FIXED))
+        labels = [_label(n, books.rounds.inputs(n)) for n in range(1, number + 1)]
+    total = np.zeros(sum(math.prod(shape) for _, shape in manifest.entries))
+    for place in range(len(inputs.rows)):
+        total += flattened(clipped(inputs.changes(place), recipe.privacy.clip), manifest)
+    total *= members / len(inputs.rows)
+    noise = SecretNoise(secret_at(site.folders.keys / SEED))
+
+    def draw(t: int) -> Floats:
+        return noise.gaussian(labels[t], len(total))
+
+    mean = release_of(recipe)(total, draw, number - 1)
+    rows = inputs.rows
+    return [
+        from_deltas(
+            unflattened(mean, manifest),
+            inputs.start(version),
+            examples=sum(row.examples for row in rows),
+            steps=max(row.steps for row in rows),
+            moves=recipe.moves(version),
+        )
+    ]
+
+
+def _label(number: int, rows: Sequence[Input]) -> str:
+    """Name the noise of a round by what the round combines."""
+    digest = hashlib.sha256(b"".join(row.digest for row in rows)).hexdigest()
+    return f"round/{number}/{digest}"
