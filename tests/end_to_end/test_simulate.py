@@ -129,9 +129,19 @@ def asked(recipe: Path, world: Path, to: Path) -> Simulating:
         ({"attack": "ipm", "attack_share": 0.1}, "is nobody"),
         ({"workers": 99}, "99 workers with 1 threads each"),
         ({"engine": "quick"}, "no engine is called 'quick'"),
+        ({"scenario": "."}, "is a folder, and a scenario is a .toml file"),
         ({"resume": True}, "holds no run to go on with"),
     ],
-    ids=["too few", "too little text", "no scenario", "no attack", "too many workers", "no engine", "nothing there"],
+    ids=[
+        "too few",
+        "too little text",
+        "no scenario",
+        "no attack",
+        "too many workers",
+        "no engine",
+        "a folder",
+        "nothing there",
+    ],
 )
 def test_what_cannot_be_simulated_is_refused_with_a_fix(
     whole: tuple[Path, Path, Path, str], tmp_path: Path, change: dict[str, Any], told: str
@@ -139,6 +149,15 @@ def test_what_cannot_be_simulated_is_refused_with_a_fix(
     with pytest.raises(PotluckError, match=told) as refused:
         run_simulate(replace(asked(whole[0], whole[1], tmp_path / "run"), **change), as_json=True)
     assert any(note.startswith("fix: ") for note in refused.value.__notes__)
+
+
+def test_fewer_rounds_than_there_are_are_refused_and_ctrl_c_is_as_before(whole: tuple[Path, Path, Path, str]):
+    before = signal.getsignal(signal.SIGINT)
+
+    with pytest.raises(PotluckError, match="has 3 rounds already, and 2 were asked for"):
+        run_simulate(replace(asked(whole[0], whole[1], whole[2]), rounds=2, resume=True), as_json=True)
+
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_missing_model_is_refused_with_a_fix(whole: tuple[Path, Path, Path, str], tmp_path: Path):

@@ -13,7 +13,7 @@ from full_disks import files_no_larger_than
 from potluck.aggregation import State, aggregate, encode, from_deltas, start
 from potluck.aggregation.errors import BadSetting, PotluckError
 from potluck.client.errors import DiskFull
-from potluck.client.lessons import Lesson, Term
+from potluck.client.lessons import Lesson, Term, all_trained
 from potluck.client.work import order_of
 from potluck.coordinator.checkpoints import Checkpoint
 from potluck.coordinator.site import plan_of
@@ -25,6 +25,7 @@ from potluck.simulations.running.fleet import LocalFleet
 from potluck.simulations.running.kept import AnotherRun, Asked
 from potluck.simulations.running.play import Stalled
 from potluck.simulations.running.run import Order, Simulation, simulation
+from potluck.simulations.running.standing import Kind
 from potluck.simulations.worlds.errors import Impossible
 from potluck.simulations.worlds.tables import Scenario
 from potluck.wire.recipe import Recipe
@@ -121,7 +122,7 @@ def test_a_version_is_the_sum_of_the_updates_as_they_travelled(tmp_path: Path):
     messages = {}
     for row in run.table.rows.updates:
         lesson = Lesson(tmp_path / "run" / "data" / row.client, order_of(row.client, seed))
-        (trained,) = ToyEngine().train(Term(recipe, 0, seed, b""), [lesson])
+        (trained,) = all_trained(ToyEngine().train(Term(recipe, 0, seed, b""), [lesson]))
         messages[encode(trained.deltas, "int8", lossless=True)] = trained
     updates = []
     for data in sorted(messages, key=lambda data: hashlib.sha256(data).digest()):
@@ -131,6 +132,36 @@ def test_a_version_is_the_sum_of_the_updates_as_they_travelled(tmp_path: Path):
     made = aggregate(updates, {}, recipe.pipeline(4), State())
 
     assert hashlib.sha256(Checkpoint(made.master, made.state).to_bytes()).hexdigest() == run.digest
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_client_whose_training_fails_gives_its_lease_up_and_the_others_go_on(tmp_path: Path, mode: str):
+    """As a volunteer's program does; it comes again for the next version."""
+    recipe = toy_recipe(aggregation=SYNCHRONOUS if mode == "synchronous" else {"cohort": 4}, limits=TICKS)
+    engine = ToyEngine(fails=lambda term, lesson: term.version == 1 and lesson.order % 3 == 0)
+    run = begun(tmp_path / "run", recipe, toy_scenario(tmp_path), engine=engine)
+
+    rows = list(run.play(4))
+
+    assert [row.updates for row in rows] == [4] * 4
+    lost = [row for row in run.table.rows.updates if row.outcome == "dropped"]
+    assert lost
+    assert {(row.version, row.reason) for row in lost} == {(1, "the loss is nan at step 1 of 3")}
+    counted = {(row.client, row.version) for row in run.table.rows.updates if row.outcome == "counted"}
+    assert not counted & {(row.client, row.version) for row in lost}
+    at, people = run.table.standing, run.table.world.people
+    coming = {event.subject for event in at.events if event.kind is Kind.CHECK_IN}
+    coming |= {lease.person for lease in (*at.leases.values(), *at.waiting)}
+    assert {row.client for row in lost} <= {people[person].name for person in coming}
+
+
+def test_a_run_whose_clients_all_fail_says_why(tmp_path: Path):
+    recipe = toy_recipe(aggregation={"cohort": 4}, limits=TICKS)
+    engine = ToyEngine(fails=lambda _term, _lesson: True)
+    run = begun(tmp_path / "run", recipe, toy_scenario(tmp_path), engine=engine)
+
+    with pytest.raises(Stalled, match="training failed for 12: the loss is nan at step 1 of 3"):
+        list(run.play(3))
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from potluck.client.lessons import Lesson, Term
+from potluck.aggregation.errors import PotluckError
+from potluck.client.lessons import Lesson, Outcome, Term
 from potluck.client.work import Trained
 from potluck.simulations.worlds.tables import Scenario
 from potluck.wire.recipe import Recipe
@@ -25,14 +26,20 @@ class ToyEngine:
     groups: list[int] = field(default_factory=list)
     """How many lessons came at once, call by call."""
     on_train: Callable[[], None] = lambda: None
+    fails: Callable[[Term, Lesson], bool] = lambda _term, _lesson: False
+    """Whose training comes to nothing."""
 
-    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Trained]:
+    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Outcome]:
         self.groups.append(len(lessons))
         self.on_train()
-        return [self._one(term, lesson) for lesson in lessons]
+        return [self._failed() if self.fails(term, lesson) else self._one(term, lesson) for lesson in lessons]
 
     def losses(self, term: Term, data: Sequence[Path]) -> list[tuple[float, int]]:
         return [(3.0 / (1 + term.version) + len(path.name) / 100, 10 + i) for i, path in enumerate(data)]
+
+    @staticmethod
+    def _failed() -> PotluckError:
+        return PotluckError("the loss is nan at step 1 of 3", fix="lower training.learning_rate")
 
     def _one(self, term: Term, lesson: Lesson) -> Trained:
         recipe = term.recipe

@@ -59,10 +59,13 @@ class Simulating:
 
 def run_simulate(asked: Simulating, *, as_json: bool) -> None:
     """Play the rounds, tell of each, and write the report."""
+    with stoppable():
+        _simulate(asked, as_json=as_json)
+
+
+def _simulate(asked: Simulating, *, as_json: bool) -> None:
     from potluck.client.training.completing import completed
 
-    # A shell that puts a command in the background may have it ignore Ctrl-C; this one is always safe to stop.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     note: Callable[[str], None] = (lambda _: None) if as_json else say
     cache = cache_of_user(os.environ)
     recipe = completed(Recipe.read(asked.recipe), cache, note)
@@ -84,6 +87,7 @@ def run_simulate(asked: Simulating, *, as_json: bool) -> None:
     )
     if asked.resume:
         wanted = Folder(root).asked()
+        _see_that_it_has_no_more(root, rounds)
     hands = Hands(wanted.engine, cache, wanted.threads, wanted.dtype, None if wanted.fit else wanted.at_once)
     with fleet_of(hands, asked.workers, asked.ray_address) as fleet:
         order = Order(recipe, scene(asked), wanted, asked.resume)
@@ -94,6 +98,33 @@ def run_simulate(asked: Simulating, *, as_json: bool) -> None:
         show({"event": "done", "rounds": run.played, "digest": run.digest, "report": str(page)}, as_json=True)
     else:
         say("", f"master  {run.digest[:16]}…", f"written: {page}")
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C stop the block, whatever it did before: this command is always safe to stop.
+
+    A shell that puts a command in the background may have it ignore Ctrl-C.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _see_that_it_has_no_more(root: Path, rounds: int) -> None:
+    """Refuse fewer *rounds* than the run in *root* has: none is ever taken back.
+
+    Raises:
+        BadSetting: it has more.
+    """
+    played = Folder(root).load()[0].rounds_written
+    if played > rounds:
+        raise BadSetting(
+            f"{root} has {played} rounds already, and {rounds} were asked for",
+            fix=f"ask for --rounds {played} for its report, for more to go on, or name another --folder",
+        )
 
 
 def scene(asked: Simulating) -> Scenario:

@@ -4,11 +4,12 @@ What a Job is to a volunteer's own machine, a Lesson is to one of many clients t
 is in memory, and there is no checkpoint, since a lesson is short and can be repeated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, TypeAlias, final
 
+from potluck.aggregation.errors import PotluckError
 from potluck.client.work import Trained
 from potluck.wire.recipe import Recipe
 
@@ -43,10 +44,14 @@ class Lesson:
     """Whether its held-out loss is measured before and after."""
 
 
+Outcome: TypeAlias = Trained | PotluckError
+"""What came of a lesson; an error is that client's alone, as on its own machine: its training diverged."""
+
+
 class Engine(Protocol):
     """Something that trains many clients."""
 
-    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Trained]:
+    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Outcome]:
         """Return what came out of every lesson, in their order; the same lessons in the same order, the same bits.
 
         Raises:
@@ -55,3 +60,17 @@ class Engine(Protocol):
 
     def losses(self, term: Term, data: Sequence[Path]) -> list[tuple[float, int]]:
         """Return (nats per token, tokens) of the shared adapter on each client's held-out text, in their order."""
+
+
+def all_trained(outcomes: Iterable[Outcome]) -> list[Trained]:
+    """Return *outcomes* where every lesson came to something.
+
+    Raises:
+        PotluckError: one did not; the first of them.
+    """
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, PotluckError):
+            raise outcome
+        results.append(outcome)
+    return results

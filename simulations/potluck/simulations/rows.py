@@ -54,7 +54,7 @@ class UpdateRow:
     version: int
     """That it started from."""
     outcome: str
-    """counted, late, dropped (the client went away), expired, rejected."""
+    """counted, late, dropped (the client went away, or its training failed), expired, rejected."""
     staleness: int
     leased_h: float
     ended_h: float
@@ -72,7 +72,7 @@ class UpdateRow:
     weight: float
     """What it counted in the end; NaN where it was not combined."""
     reason: str
-    """Why it was weighted down or left out, in words; empty if it was not."""
+    """Why it was weighted down, left out or never made, in words; empty if it was not."""
     hostile: bool
 
 

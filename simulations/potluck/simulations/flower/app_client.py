@@ -16,7 +16,7 @@ from flwr.common.constant import ErrorCode
 from potluck.aggregation import CODECS, decode, encode, from_tensors, to_tensors
 from potluck.aggregation.codecs.feedback import OWN, feed, rebased
 from potluck.aggregation.errors import PotluckError
-from potluck.client.lessons import Lesson, Term
+from potluck.client.lessons import Lesson, Term, all_trained
 from potluck.client.sealing import Deltas
 from potluck.client.work import order_of
 from potluck.simulations.flower.app_messages import CLIENT, learned, measured, named, term_in
@@ -61,7 +61,7 @@ def answered(message: Message, context: Context, work: Callable[[Who], RecordDic
 def _train(term: Term, who: Who, context: Context) -> RecordDict:
     measured_too = settings_of(context.run_config).measured
     lesson = Lesson(who.data, order_of(who.name, term.seed), measured=measured_too)
-    (trained,) = engine_of(context).train(term, [lesson])
+    (trained,) = all_trained(engine_of(context).train(term, [lesson]))
     return learned(who.name, trained, sealed(term, trained.deltas, context.state))
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-from potluck.client.lessons import Engine, Lesson, Term
-from potluck.client.work import Trained
+from potluck.client.lessons import Engine, Lesson, Outcome, Term
 
 
 class Fleet(Protocol):
@@ -16,7 +15,7 @@ class Fleet(Protocol):
     def cpu_s(self) -> float:
         """CPU-seconds that work took in other processes than this one."""
 
-    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Trained]]:
+    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Outcome]]:
         """Yield what came out of each of *groups*, in their order; which worker trains one changes no bit.
 
         Raises:
@@ -35,7 +34,7 @@ class LocalFleet:
     engine: Engine
     cpu_s: float = 0.0
 
-    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Trained]]:
+    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Outcome]]:
         return (self.engine.train(term, group) for group in groups)
 
     def losses(self, term: Term, groups: Sequence[Sequence[Path]]) -> Iterator[list[tuple[float, int]]]:

@@ -12,8 +12,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from potluck.aggregation.errors import PotluckError
-from potluck.client.lessons import Engine, Lesson, Term
-from potluck.client.work import Trained
+from potluck.client.lessons import Engine, Lesson, Outcome, Term
 from potluck.simulations.ray_map import ray_map
 from potluck.simulations.running.engines import shared_out
 
@@ -54,7 +53,7 @@ class RayFleet:
     """Workers that died and were replaced."""
     _actors: list[Any] = field(default_factory=list)
 
-    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Trained]]:
+    def train(self, term: Term, groups: Sequence[Sequence[Lesson]]) -> Iterator[list[Outcome]]:
         return self._spread("train", term, groups)
 
     def losses(self, term: Term, groups: Sequence[Sequence[Path]]) -> Iterator[list[tuple[float, int]]]:

@@ -14,7 +14,7 @@ from potluck.simulations.running.closing import close
 from potluck.simulations.running.presence import Spell, dead, spell
 from potluck.simulations.running.standing import Happening, Kind, Lease, Tally
 from potluck.simulations.running.table import Table
-from potluck.simulations.running.teaching import teach
+from potluck.simulations.running.teaching import take, teach
 from potluck.simulations.worlds.base import NEVER
 from potluck.simulations.worlds.chance import uniform
 
@@ -87,9 +87,12 @@ def _see_that_it_goes_on(table: Table) -> None:
     timed = table.terms.synchronous and at.tally.began_s is not None
     if at.leases or timed or any(client.counted_version != at.version for client in at.clients):
         return
+    failed = [row.reason for row in table.rows.updates if row.round == at.round and row.outcome == "dropped"]
+    reasons = [reason for reason in failed if reason]
+    words = f"; training failed for {len(reasons)}: {reasons[-1]}" if reasons else ""
     raise Stalled(
         f"round {at.round} has {len(at.waiting)} of {table.terms.cohort} updates, and all {len(at.clients)} clients "
-        f"have sent theirs of version {at.version}, or given up",
+        f"have sent theirs of version {at.version}, or given up{words}",
         fix="lower aggregation.cohort, simulate more clients, or lower availability.dropout in the scenario",
     )
 
@@ -112,8 +115,9 @@ def _grant(table: Table, person: int) -> None:
     if gives_up:  # half-way, as far as one knows
         _work(table, lease, download_s + (client.train_s or 0.0) / 2, Kind.GONE)
         return
-    lease.sealed = at.ahead.pop(person, None)
-    if lease.sealed is None:
+    if person in at.ahead:
+        take(table, lease)
+    else:
         at.pending.append(lease.number)
     if client.train_s is None:
         _work(table, lease, download_s, Kind.FETCHED)
@@ -126,6 +130,9 @@ def _fetched(table: Table, number: int) -> None:
     """Find out how long the first training of a client takes: by training."""
     lease = table.standing.leases[number]
     teach(table, lease)
+    if lease.failed:
+        _over(table, lease, "dropped")
+        return
     lease.train_s = table.standing.clients[lease.person].train_s or 0.0
     _work(table, lease, lease.train_s, Kind.TRAINED)
 
@@ -137,6 +144,9 @@ def _trained(table: Table, number: int) -> None:
         _over(table, lease, "late")
         return
     teach(table, lease)
+    if lease.failed:
+        _over(table, lease, "dropped")
+        return
     size = lease.sealed.size if lease.sealed else 0
     lease.upload_s = table.person(lease).device.upload_s(size)
     _work(table, lease, lease.upload_s, Kind.ARRIVED)
@@ -170,7 +180,7 @@ def _over(table: Table, lease: Lease, outcome: str) -> None:
     """End a lease that came to nothing; its client comes again."""
     at = table.standing
     del at.leases[lease.number]
-    table.end(lease, outcome)
+    table.end(lease, outcome, reason=lease.failed)
     if outcome == "dropped":  # whoever gave up does not come back for the same version
         at.clients[lease.person].counted_version = max(at.clients[lease.person].counted_version, lease.version)
     if outcome != "expired":

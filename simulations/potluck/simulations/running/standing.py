@@ -70,6 +70,8 @@ class Lease:
     dead: list[tuple[float, float]] = field(default_factory=list)
     """Spans in which its time has run out, for nobody renewed it."""
     sealed: Sealed | None = None
+    failed: str = ""
+    """Why its training came to nothing; empty where it did not."""
 
     def alive(self, now_s: float) -> bool:
         """Whether its time has not run out."""
@@ -140,8 +142,8 @@ class Standing:
     """Leases whose updates the open round has."""
     pending: list[int] = field(default_factory=list)
     """Leases that have to be trained, in the order in which they were given."""
-    ahead: dict[int, Sealed] = field(default_factory=dict)
-    """What people are known to send if they get a lease on this version; none between two rounds."""
+    ahead: dict[int, Sealed | str] = field(default_factory=dict)
+    """What people are known to send if they get a lease on this version, or why nothing; none between two rounds."""
     given: int = 0
     """Leases that were ever given."""
     rounds_written: int = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from potluck.aggregation.errors import PotluckError
 from potluck.client.lessons import Lesson, Term
 from potluck.client.work import order_of
 from potluck.simulations.running.standing import Kind, Lease, Sealed
@@ -16,7 +17,7 @@ def term_of(table: Table, version: int) -> Term:
 
 
 def teach(table: Table, lease: Lease) -> None:
-    """See that *lease* is trained and sealed, and with it all that wait to be trained from the same version.
+    """See that *lease* is trained and sealed, or failed, and with it all that wait to be trained from that version.
 
     Where that is the present version, those who come next and will probably get a lease on it are trained as well:
     what they will send follows from the version and from them, and a full batch costs little more than one client.
@@ -24,7 +25,7 @@ def teach(table: Table, lease: Lease) -> None:
     Raises:
         PotluckError: the base model, the adapter or a client's data does not fit.
     """
-    if lease.sealed is not None:
+    if lease.sealed is not None or lease.failed:
         return
     at, version = table.standing, lease.version
     due = [at.leases[number] for number in at.pending if number in at.leases]
@@ -36,7 +37,16 @@ def teach(table: Table, lease: Lease) -> None:
     for person, sealed in zip(people, _sealed(table, version, people), strict=True):
         at.ahead[person] = sealed
     for one in due:
-        one.sealed = at.ahead.pop(one.person)
+        take(table, one)
+
+
+def take(table: Table, lease: Lease) -> None:
+    """Give *lease* what is known of its client's training."""
+    found = table.standing.ahead.pop(lease.person)
+    if isinstance(found, str):
+        lease.failed = found
+    else:
+        lease.sealed = found
 
 
 def _coming(table: Table, due: int) -> list[int]:
@@ -57,14 +67,17 @@ def _coming(table: Table, due: int) -> list[int]:
     return coming
 
 
-def _sealed(table: Table, version: int, people: Sequence[int]) -> Iterator[Sealed]:
-    """Yield what each of *people* sends that started from *version*; they are trained in groups."""
+def _sealed(table: Table, version: int, people: Sequence[int]) -> Iterator[Sealed | str]:
+    """Yield what each of *people* sends that started from *version*, or why nothing; they are trained in groups."""
     at, size = table.standing, table.asked.at_once
     groups = [people[first : first + size] for first in range(0, len(people), size)]
     lessons = [[_lesson(table, version, person) for person in group] for group in groups]
     for group, results in zip(groups, table.fleet.train(term_of(table, version), lessons), strict=True):
         for number, trained in zip(group, results, strict=True):
             client, person = at.clients[number], table.world.people[number]
+            if isinstance(trained, PotluckError):
+                yield str(trained)
+                continue
             began = table.packing.start(version, at.versions[version], person.rank)
             client.examples = trained.examples
             if client.train_s is None:

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
-from potluck.aggregation.errors import UnknownName
+from potluck.aggregation.errors import BadSetting, UnknownName
 from potluck.simulations.worlds.corpora import SOURCES
 from potluck.simulations.worlds.tables import Scenario
 
@@ -29,6 +29,12 @@ def scenario(name: str) -> Scenario:
         raise UnknownName(
             f"no scenario is called {name!r}, and no file is there",
             fix=f"did you mean {close[0]!r}?  There are {', '.join(known)}",
+        )
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.toml"))
+        raise BadSetting(
+            f"{name} is a folder, and a scenario is a .toml file",
+            fix=f"name the file: {path / inside[0]}" if inside else "write one, or take one that comes with Potluck",
         )
     return _placed(Scenario.read(path), path.resolve().parent)
 

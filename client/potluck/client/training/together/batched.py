@@ -1,6 +1,5 @@
 """Many clients at once: their adapters stacked over one frozen base, one batched product per adapted module."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, final
 import torch
 
 from potluck.aggregation import Start
-from potluck.client.lessons import Lesson, Term
+from potluck.client.lessons import Lesson, Outcome, Term
 from potluck.client.starts import adapter_in
 from potluck.client.training.batches import IGNORED, Batch, Tokens, collate
 from potluck.client.training.errors import NoBatches, TrainingDiverged
@@ -76,7 +75,7 @@ class BatchedEngine:
         self._progress = progress
         self._loaded: Loaded | None = None
 
-    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Trained]:
+    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Outcome]:
         """Train as Engine.train says.  Which lessons share a batch depends on *lessons* and at_once alone.
 
         Raises:
@@ -86,7 +85,7 @@ class BatchedEngine:
         loaded = self._load(term.recipe)
         pupils = sorted(_pupils(term, lessons, loaded.base), key=Pupil.company)
         most = self._at_once or room(loaded.base, max((pupil.rank for pupil in pupils), default=1))
-        results: dict[int, Trained] = {}
+        results: dict[int, Outcome] = {}
         for first in range(0, len(pupils), most):
             group = pupils[first : first + most]
             results |= zip((pupil.place for pupil in group), _taught(loaded, term, group), strict=True)
@@ -134,27 +133,33 @@ def _pupils(term: Term, lessons: Sequence[Lesson], base: Resident) -> Iterator[P
         yield Pupil(place, lesson, base.text(lesson.data), starts[rank], recipe.training.steps, rank)
 
 
-def _taught(loaded: Loaded, term: Term, group: Sequence[Pupil]) -> list[Trained]:
+def _taught(loaded: Loaded, term: Term, group: Sequence[Pupil]) -> list[Outcome]:
     """Train *group*, whose steps do not grow, together."""
     base, recipe = loaded.base, term.recipe
     measured = [i for i, pupil in enumerate(group) if pupil.lesson.measured]
     before = _shared_losses(loaded, term, [group[i].text for i in measured])
     stack = stacked([pupil.start for pupil in group], recipe.moves(term.version), base.dtype, base.device)
-    tokens = _train(loaded, stack, group)
+    tokens, diverged = _train(loaded, stack, group)
     after = _own_losses(loaded, stack, group, measured)
     losses = {i: (first[0], last) for i, first, last in zip(measured, before, after, strict=True)}
     return [
-        Trained(stack.deltas(i), pupil.text.examples, pupil.steps, tokens[i], *losses.get(i, (0.0, 0.0)))
+        diverged[i]
+        if i in diverged
+        else Trained(stack.deltas(i), pupil.text.examples, pupil.steps, tokens[i], *losses.get(i, (0.0, 0.0)))
         for i, pupil in enumerate(group)
     ]
 
 
-def _train(loaded: Loaded, stack: Stack, group: Sequence[Pupil]) -> list[int]:
-    """Train the *stack* of *group* in place; return the tokens that each learned from."""
+def _train(loaded: Loaded, stack: Stack, group: Sequence[Pupil]) -> tuple[list[int], dict[int, TrainingDiverged]]:
+    """Train the *stack* of *group* in place; return the tokens that each learned from, and whose loss was not finite.
+
+    Nothing of one client reaches another's numbers, so that those go on as they would without it.
+    """
     training, device = loaded.base.recipe.training, loaded.base.device
     stepping = Stepping.of(stack, training)
     waiting = [pupil.text.ordered(pupil.lesson.order).rows_after(0) for pupil in group]
     learned = torch.zeros(len(group), dtype=torch.int64, device=device)
+    diverged: dict[int, TrainingDiverged] = {}
     for done in range(group[0].steps):
         clients = sum(pupil.steps > done for pupil in group)
         batch = collate([row for rows in waiting[:clients] for row in next(rows)], pad_id=0).to(device)
@@ -162,22 +167,20 @@ def _train(loaded: Loaded, stack: Stack, group: Sequence[Pupil]) -> list[int]:
         leaves = stack.leaves(clients)
         losses = loaded.network.losses(batch, stack.parts(leaves, clients)).view(clients, -1).sum(1)
         losses = losses / tokens.clamp(min=1)
-        _refuse_if_diverged(losses.detach(), group, done, training.learning_rate)
+        for client in losses.detach().isfinite().logical_not().nonzero()[:, 0].tolist():
+            if client not in diverged:
+                diverged[client] = _named(group[client], float(losses[client].detach()), done, training.learning_rate)
         gradients = torch.autograd.grad(losses.sum(), leaves)
         stepping.step(torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), done)
         learned[:clients] += tokens
     counts: list[int] = learned.tolist()
-    return counts
+    return counts, diverged
 
 
-def _refuse_if_diverged(losses: torch.Tensor, group: Sequence[Pupil], done: int, rate: float) -> None:
-    """Stop where a loss is not finite."""
-    if math.isfinite(float(losses.sum())):
-        return
-    client = int(losses.isfinite().logical_not().nonzero()[0])
-    raise TrainingDiverged(
-        f"the loss on {group[client].lesson.data} is {float(losses[client])} at step {done + 1} of "
-        f"{group[client].steps}",
+def _named(pupil: Pupil, loss: float, done: int, rate: float) -> TrainingDiverged:
+    """Return what there is to say of a *loss* that is not finite."""
+    return TrainingDiverged(
+        f"the loss on {pupil.lesson.data} is {loss} at step {done + 1} of {pupil.steps}",
         fix=f"lower training.learning_rate, now {rate:g}, or set training.clip_grad_norm to 1",
     )
 

@@ -7,9 +7,10 @@ from typing import final
 import torch
 
 from potluck.aggregation import Start, deltas
-from potluck.client.lessons import Lesson, Term
+from potluck.client.lessons import Lesson, Outcome, Term
 from potluck.client.starts import adapter_in
 from potluck.client.training.adapters import attach, detach, factors, mount
+from potluck.client.training.errors import TrainingDiverged
 from potluck.client.training.evaluate import held_out_loss
 from potluck.client.training.local import HELD_OUT_TOKENS, measured, texts_of
 from potluck.client.training.loop import train
@@ -32,7 +33,7 @@ class SequentialEngine:
         self._progress = progress
         self._resident: Resident | None = None
 
-    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Trained]:
+    def train(self, term: Term, lessons: Sequence[Lesson]) -> list[Outcome]:
         """Train as Engine.train says; a lesson's bits do not depend on the others.
 
         Raises:
@@ -41,7 +42,13 @@ class SequentialEngine:
         torch.set_num_threads(self._threads)
         base = self._base(term)
         starts = {rank: started(term, rank) for rank in {lesson.rank for lesson in lessons}}
-        return [self._one(base, term, lesson, starts[lesson.rank]) for lesson in lessons]
+        outcomes: list[Outcome] = []
+        for lesson in lessons:
+            try:
+                outcomes.append(self._one(base, term, lesson, starts[lesson.rank]))
+            except TrainingDiverged as error:
+                outcomes.append(error)
+        return outcomes
 
     def losses(self, term: Term, data: Sequence[Path]) -> list[tuple[float, int]]:
         """Return (nats per token, tokens) of the shared adapter on each client's held-out text, in their order.
