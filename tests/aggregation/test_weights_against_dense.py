@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dense_weights as dense
@@ -155,6 +155,8 @@ def test_fednova_is_equation_nine(seed: int, n: int):
 
 @settings(max_examples=40)
 @given(SEEDS, st.integers(1, 2))
+@example(213, 1).via("the median lies a thousandth beside a mixed vector")
+@example(357, 2)
 def test_a_chain_is_its_steps_one_after_another(seed: int, f: int):
     """Clip, mix, median: each sees what the one before it made, not the innovations."""
     rows, weights, _ = round_of(seed, 2 * f + 5, f=f)
