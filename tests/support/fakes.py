@@ -118,6 +118,7 @@ class Client:
     sensors: Sensors = field(default_factory=FakeSensors)
     events: list[Happening] = field(default_factory=list)
     states: list[tuple[TaskState, When]] = field(default_factory=list)
+    tick_s: float = 0.01
 
     @property
     def home(self) -> Home:
@@ -153,7 +154,7 @@ class Client:
             clock=self.clock,
             sensors=lambda _home, _clock: self.sensors,
             patience=QUICK,
-            tick_s=0.01,
+            tick_s=self.tick_s,
             seed=self.seed,
             on_event=on_event,
             on_state=lambda state, when: self.states.append((state, when)),

@@ -51,8 +51,8 @@ def summed_recipe(**tables: dict[str, object]) -> Recipe:
             "small_cohorts": True,
             "clip": CLIP,
             "rendezvous_s": 5.0,
-            "answer_s": 2,
-            "vector_s": 5,
+            "answer_s": 20,
+            "vector_s": 60,
         },
     }
     for name, table in tables.items():
@@ -156,7 +156,7 @@ def uploading(happening: Happening) -> bool:
 
 def enrolled(folder: Path, token: str, seeds: Iterable[int]) -> list[Client]:
     """Return clients that are members, each with a home of its own."""
-    clients = [Client(folder / f"client{seed}", seed=seed) for seed in seeds]
+    clients = [Client(folder / f"client{seed}", seed=seed, tick_s=0.2) for seed in seeds]
     for client in clients:
         client.enrol(token)
     return clients

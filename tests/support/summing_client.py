@@ -34,7 +34,7 @@ def main(folder: str, seed: str, *at: str) -> None:
         clock=SystemClock(),
         sensors=lambda _home, _clock: FakeSensors(IDLE),
         patience=QUICK,
-        tick_s=0.02,
+        tick_s=0.2,
         seed=int(seed),
         on_event=on_event,
         on_state=Killer(TaskState[at[0]], When[at[1]]) if len(at) > 1 else never,

@@ -199,5 +199,6 @@ class _Talk:
     def _wait_for_gate(self) -> None:
         """Wait while the network is not to be used; the sum goes on without this client if that takes long."""
         lookout = self.station.lookout
+        lookout.pulse()  # where the owner wants the program to end, nothing more leaves
         if lookout.gate.network:
             lookout.wait_until(self._patience_s, lambda: not lookout.gate.network)

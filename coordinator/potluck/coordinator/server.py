@@ -30,6 +30,7 @@ from potluck.coordinator.steps import OnStep, no_step
 from potluck.coordinator.store.records import Version
 from potluck.coordinator.summing import Sums
 from potluck.coordinator.traffic import Traffic
+from potluck.coordinator.under_way import Standing
 from potluck.coordinator.uploads import Uploads
 from potluck.coordinator.worker import Worker
 from potluck.wire.channels import server_options
@@ -143,6 +144,11 @@ class Coordinator:
     def status(self) -> Status:
         """Return where the run stands."""
         return self._desk.status()
+
+    @property
+    def summing(self) -> Standing | None:
+        """Where the secure sum stands that is under way, if there is one."""
+        return self._sums.standing()
 
     def history(self) -> History:
         """Return what has happened."""

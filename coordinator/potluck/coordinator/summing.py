@@ -10,7 +10,6 @@ import os
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, final
 
@@ -24,14 +23,14 @@ from potluck.coordinator.secure.sums import Site as Means
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.records import Upload
 from potluck.coordinator.summed import land, lose, mark
+from potluck.coordinator.under_way import OVER, Standing, Sum
 from potluck.coordinator.uploads import Uploads
 from potluck.wire.envelopes import Purpose, opened
 from potluck.wire.refusals import Refusal
-from potluck.wire.secure.messages import Masked, Step, Survivors
+from potluck.wire.secure.messages import Masked, Step
 from potluck.wire.secure.parameters import Parameters
 from potluck.wire.secure.reasons import Reason, SumRefusal
 from potluck.wire.secure.registers import Certified, certificate
-from potluck.wire.secure.roster import Roster
 from potluck.wire.sums import adapter_name, terms_of, vector_bytes
 from potluck.wire.v1 import sums_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope
@@ -41,38 +40,6 @@ NONCE_BYTES: Final = 32
 THREADS: Final = min(4, os.cpu_count() or 1)
 """That take the masks off a sum."""
 STAGES: Final[Mapping[int, Step]] = MappingProxyType({int(step): step for step in Step if step is not Step.OPEN})
-OVER: Final = frozenset({Phase.SUMMED, Phase.ENDED})
-
-
-@final
-@dataclass(slots=True)
-class Sum:
-    """One sum, under way or over."""
-
-    machine: SecureSum
-    parameters: Parameters
-    guests: Mapping[bytes, Guest]
-    """By identity key."""
-    since_s: float
-    """When the present step began."""
-    busy: bool = False
-    """Whether a step is being closed: nothing is taken, and nothing handed out."""
-    over: bool = False
-    """Whether everything that it leads to is in the store."""
-    said: set[tuple[Step, bytes]] = field(default_factory=set)
-    """Whose message of which step was taken."""
-
-    @property
-    def version(self) -> int:
-        """The version that its updates start from."""
-        return self.parameters.terms.version
-
-    def survivors(self) -> tuple[Guest, ...]:
-        """Return whose masked updates are in the sum, once that is settled."""
-        any_one = next(key for step, key in self.said if step is Step.MASK)
-        roster = Roster.parse(self.machine.message(Step.ADVERTISE, any_one) or b"")
-        listed = Survivors.parse(self.machine.message(Step.MASK, any_one) or b"")
-        return tuple(self.guests[roster.at(position).public_key] for position in listed.positions)
 
 
 @final
@@ -139,6 +106,11 @@ class Sums:
                 if ticket is not None:
                     return pb.StepReply(ticket=ticket)
             return self._answer(found, guest, stage)
+
+    def standing(self) -> Standing | None:
+        """Return where the sum stands that is under way, if there is one."""
+        with self._lock:
+            return None if self._now is None else self._now.standing()
 
     # -- the thread that combines -------------------------------------------------------------------------------
 
