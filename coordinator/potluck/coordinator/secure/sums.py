@@ -2,7 +2,8 @@
 
 A masked vector is added to the running sum as soon as its signed hash is checked, and nothing of it is kept.  So the
 memory is four bytes a coordinate, the vector that is being taken, and half a MiB for each thread; reading the sum
-takes another 24 bytes a coordinate for a moment."""
+takes another 24 bytes a coordinate for a moment.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -271,8 +272,7 @@ class SecureSum:
             self._forget()
 
     def _ended(self, event: Event, reason: Reason) -> None:
-        self._phase = after(self._phase, event)
-        self._reason = reason
+        self._phase, self._reason = after(self._phase, event), reason
         self._closing = closing(self._site.key, self._sid, reason)
         self._forget()
 
