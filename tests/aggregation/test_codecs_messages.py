@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from page_reader import read_by_the_page
 from potluck.aggregation import CODECS, BadTensor, Limits, decode, encode, opened
+from potluck.aggregation.codecs.base import Part
 from potluck.aggregation.codecs.lossless import expanded, squeezed
+from potluck.aggregation.codecs.messages import apart, record, record_shapes
 from potluck.aggregation.container import read
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aggregation_codecs.json").read_text("utf-8"))
@@ -180,3 +182,29 @@ def test_a_frame_is_one_frame_with_nothing_behind_it():
     for longer in (data + b"x", data + data):
         with pytest.raises(BadTensor, match="cannot be expanded"):
             expanded(longer, 150)
+
+
+def test_without_the_lossless_stage_nothing_is_compressed():
+    """Its bytes are the same with every version of zstandard, which no compressed frame promises."""
+    tensors = {"w": np.eye(1, 4096, dtype=np.float32)}
+
+    stored, _ = read(encode(tensors, "topk", chunk=64, k=4), ROOMY)
+    short, _ = read(encode(tensors, "topk", chunk=64, k=4, lossless=True), ROOMY)
+
+    assert (stored["w"][0], short["w"][0]) == (0, 1)
+    assert short["w"].size < stored["w"].size / 2
+
+
+def test_a_record_of_the_wrong_size_is_told_by_its_name():
+    stored = record("w", (2, 3), (np.zeros(5, np.uint8),), lossless=False)
+
+    with pytest.raises(BadTensor, match=r"^layer has 5 bytes where 6 are needed$"):
+        apart("layer", stored, 2, (Part("", "|u1", 6),))
+
+
+def test_sides_of_one_do_not_make_a_shape_larger():
+    sides = b"".join(side.to_bytes(4, "little") for side in (1 << 20, 1, 1 << 20, 1))
+
+    shapes = record_shapes({"w": np.frombuffer(bytes([0, 4]) + sides, np.uint8)})
+
+    assert shapes == {"w": (1 << 20, 1, 1 << 20, 1)}

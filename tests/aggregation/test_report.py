@@ -9,6 +9,7 @@ from adapters import SHAPES, low_rank, random_update
 from ballots import facts
 from potluck.aggregation import BadSetting, LowRank, Pipeline, State, Update, aggregate, gram
 from potluck.aggregation.cohort import Cohort
+from potluck.aggregation.errors import PotluckError
 from potluck.aggregation.products import norms_of, sketched_products
 from potluck.aggregation.screening import Weighed, screen, trust
 from potluck.aggregation.sketch import ProductSketch
@@ -191,3 +192,8 @@ def test_a_round_is_weighed_by_the_update_that_is_trusted():
     trust_in = np.maximum(products[:6, 6] / (lengths[:6] * lengths[6]), 0.0) * EXAMPLES
     np.testing.assert_allclose(report.weights, trust_in / trust_in.sum() * lengths[6] / lengths[:6], rtol=1e-10)
     assert report.weights[5] == 0 < report.weights[4]
+
+
+def test_an_error_without_a_fix_has_no_note():
+    assert not hasattr(PotluckError("what happened"), "__notes__")
+    assert PotluckError("what happened", fix="do this").__notes__ == ["fix: do this"]
