@@ -73,6 +73,7 @@ class CheckIns:
         self._declined = not wants_work
         self._plan(reply.poll_window)
         self._cancel(tasks, reply)
+        station.ledger_seen = max(station.ledger_seen, reply.ledger_lines)
         if reply.WhichOneof("answer") in IDLE:
             self._keep_shared(reply)
         ended = ANSWERS.get(reply.WhichOneof("answer") or "no_work", CheckIns._no_work)(self, reply)

@@ -30,6 +30,7 @@ MIND: Final = (
     "Numbers that come from your text can reveal something about it to somebody who tries hard. "
     "Do not take part with text that must stay secret"
 )
+NOTHING: Final = "no differential privacy: nothing is promised about what others can tell from an update"
 WITHDRAW: Final = (
     "`potluck leave`, at any time: updates not yet combined are dropped; those in a published version cannot be taken "
     "out of it"
@@ -73,6 +74,7 @@ class ConsentCard:
     more: str  # the operator's own words
     recipe_digest: bytes
     mind: str = MIND  # what the coordinator can read, and what that can tell
+    promise: str = NOTHING  # what nobody can tell, in numbers
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return the card as (heading, text) in the order to read it."""
@@ -85,6 +87,7 @@ class ConsentCard:
             ("What leaves, each round", self._leaves()),
             ("What they also see", ALSO_SEEN),
             ("What never leaves", "; ".join(NEVER_LEAVES)),
+            ("Privacy", self.promise),
             ("Mind", self.mind),
             ("Your text", f"{self.data_path}: read, never changed"),
             ("This machine", self._machine()),
@@ -132,6 +135,26 @@ def mode_of(recipe: Recipe) -> str:
     if recipe.privacy.secure_aggregation:
         return f"summed unseen: the coordinator learns sums of at least {recipe.privacy.cohort_minimum} updates"
     return "plain: the coordinator can read each update by itself"
+
+
+def promise_of(recipe: Recipe) -> str:
+    """Return what nobody can tell, with its numbers: never an epsilon without its unit, delta and neighbours."""
+    terms = recipe.privacy.differential
+    numbers = f"epsilon {terms.epsilon:g} at delta {terms.delta:g}"
+    if terms.by_example:
+        return (
+            f"nobody who sees what you send can tell whether any one record is in your text: {numbers} for one record "
+            f"that is there or not, over at most {terms.participations} rounds; more is not trained. What is told is "
+            "kept in a ledger of yours. This holds while your program is unmodified, and if nobody chose the recipe by "
+            "your text. That you take part, when, and from where is outside of it; so is how many records you have"
+        )
+    if terms.by_user:
+        return (
+            f"nobody but the coordinator can tell from the published adapters whether you took part: {numbers} for one "
+            f"volunteer who is there or not, over at most {terms.participations} rounds, at least {terms.separation} "
+            "apart. The coordinator adds the noise, and says who took part and when: that is outside of it"
+        )
+    return NOTHING
 
 
 def update_numbers(recipe: Recipe) -> int:

@@ -83,6 +83,7 @@ def _submit(station: Station, task: Task, sealed: Sealed) -> None:
         tokens=sealed.tokens,
         loss_before=sealed.loss_before,
         loss_after=sealed.loss_after,
+        spent=station.spent(),
     )
     reply = station.link.call(SUBMIT, station.signed(Purpose.SUBMIT, request))
     if reply.verdict == pb.VERDICT_UNSPECIFIED or not reply.HasField("receipt"):

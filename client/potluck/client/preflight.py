@@ -14,6 +14,7 @@ from potluck.client.consent import (
     coordinator_words,
     kept_bytes,
     mind_of,
+    promise_of,
     rough_estimate,
     too_large,
     update_bytes,
@@ -130,6 +131,7 @@ class Preflight:
             more=recipe.data.consent,
             recipe_digest=recipe.digest(),
             mind=mind_of(recipe),
+            promise=promise_of(recipe),
         )
 
     def found(self) -> tuple[Invitation, AboutReply, Recipe]:

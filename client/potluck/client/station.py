@@ -1,5 +1,6 @@
 """Everything that one session works with, and the one way in which it changes a task."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from potluck.wire.recipe import Recipe
 from potluck.wire.refusals import Refusal
 from potluck.wire.tensors import Manifest
 from potluck.wire.v1.envelope_pb2 import Envelope
-from potluck.wire.v1.work_pb2 import AbortRequest
+from potluck.wire.v1.work_pb2 import AbortRequest, Spent
 
 REASON_CHARACTERS = 200
 
@@ -70,6 +71,19 @@ class Station:
         ledger = Ledger.open(self.home.ledger, self.home.witness(self.identity.client_id))
         ledger.compare(self.ledger_seen, "the coordinator")
         return ledger
+
+    def spent(self) -> Spent | None:
+        """Return what this run's private rounds cost, as it may leave: epsilon rounded up to a tenth.
+
+        Raises:
+            BadLedger: the ledger is damaged, or older than what others have seen of it.
+        """
+        terms = self.recipe.privacy.differential
+        if not terms.by_example:
+            return None
+        ledger = self.ledger()
+        told = math.ceil(10 * ledger.spent(terms.delta, self.membership.run_id)) / 10
+        return Spent(unit=terms.unit, epsilon=told, delta=terms.delta, lines=ledger.length)
 
     def manifest(self, version: int) -> Manifest:
         """Return what an update that starts from *version* must hold."""

@@ -6,7 +6,9 @@ from typing import Final, final
 from potluck.client.consent import mode_of
 from potluck.client.gate import Reason
 from potluck.client.home import Home
-from potluck.client.identity import identity_at
+from potluck.client.identity import Identity, identity_at
+from potluck.client.ledger import Ledger
+from potluck.client.limits import limits_at
 from potluck.client.outbox.store import Outbox
 from potluck.client.records import Control, KeptReceipt, Membership, Task, Traffic
 from potluck.wire.recipe import Recipe
@@ -24,6 +26,7 @@ class Status:
     client_id: str  # empty before the first join
     display: str
     membership: Membership | None
+    privacy: str  # what private rounds told of the owner's text so far; empty where none were
     mode: str  # who can read an update, in a few words; empty before the first join
     control: Control
     activity: str  # what it does, why, until when; as the running process said last
@@ -51,6 +54,7 @@ def status_of(home: Home) -> Status:
             client_id="" if identity is None else identity.client_id,
             display="" if identity is None else identity.display,
             membership=membership,
+            privacy=told_of(home, identity, membership),
             mode="" if membership is None else mode_of(Recipe.offered(membership.recipe_json)),
             control=outbox.control(),
             activity=now.activity if running else "not running",
@@ -64,6 +68,24 @@ def status_of(home: Home) -> Status:
         )
     finally:
         outbox.close()
+
+
+def told_of(home: Home, identity: Identity | None, membership: Membership | None) -> str:
+    """Return what the ledger says, in a sentence; empty where there is none.
+
+    Raises:
+        BadLedger: it is damaged, or an old copy.
+    """
+    if identity is None or membership is None or not home.ledger.exists():
+        return ""
+    terms = Recipe.offered(membership.recipe_json).privacy.differential
+    ledger = Ledger.open(home.ledger, home.witness(identity.client_id))
+    here, everywhere = ledger.spent(terms.delta, membership.run_id), ledger.spent(terms.delta)
+    return (
+        f"epsilon {here:.3f} of {terms.epsilon:g} in this run, {everywhere:.3f} of "
+        f"{limits_at(home.limits).max_epsilon:g} in all, at delta {terms.delta:g}, for one record; "
+        f"{len(ledger.entries)} rounds"
+    )
 
 
 @final

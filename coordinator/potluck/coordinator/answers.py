@@ -31,6 +31,8 @@ class Answer:
     version: Version
     due: bool
     """Something happened to the round that is not written down yet, such as its deadline."""
+    ledger_lines: int = 0
+    """Lines of the client's own ledger, as it told last."""
 
     @property
     def quiet(self) -> bool:

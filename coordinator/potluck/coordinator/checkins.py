@@ -166,6 +166,7 @@ class CheckIns:
             now=now,
             version=version,
             due=rounds.event(terms, now) is not None,
+            ledger_lines=books.intake.ledger_lines(member.client_id),
         )
 
     def _why_not(self, books: Books, member: Member, lease_id: bytes) -> str:
@@ -248,6 +249,7 @@ class CheckIns:
         reply.cancel.extend(pb.Cancel(lease_id=key, human=human) for key, human in answer.cancel.items())
         reply.coordinator_time_ms = round(now_s * 1_000)
         reply.version = answer.version.version
+        reply.ledger_lines = answer.ledger_lines
         reply.adapter.CopyFrom(adapter_of(answer.version))
         return reply
 

@@ -153,7 +153,9 @@ class Intake:
         now = look(books, now_s)
         digest = request.update.digest
         if rejected is not None:
-            outcome = Outcome(digest, pb.VERDICT_REJECTED, request.examples, now.round or 0, 0.0, rejected)
+            outcome = Outcome(
+                digest, pb.VERDICT_REJECTED, request.examples, now.round or 0, 0.0, rejected, request.spent
+            )
             receipt = give(self.site, books, lease, outcome)
             return pb.SubmitReply(verdict=pb.VERDICT_REJECTED, receipt=receipt, rejected=rejected)
         contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
@@ -163,7 +165,7 @@ class Intake:
             receipt = give(self.site, books, lease, too_late(now, digest, request.examples))
             return pb.SubmitReply(verdict=pb.VERDICT_TOO_LATE, receipt=receipt)
         books.intake.accept(self._record(lease, request, now.round, verdict.staleness))
-        outcome = Outcome(digest, pb.VERDICT_ACCEPTED, request.examples, now.round, verdict.weight)
+        outcome = Outcome(digest, pb.VERDICT_ACCEPTED, request.examples, now.round, verdict.weight, spent=request.spent)
         return pb.SubmitReply(verdict=pb.VERDICT_ACCEPTED, receipt=give(self.site, books, lease, outcome))
 
     def _record(self, lease: LeaseRecord, request: pb.SubmitRequest, number: int, tau: int) -> UpdateRecord:

@@ -41,6 +41,7 @@ and a coordinator combined them.
 {recipe.aggregation.outer} |
 | counted less than half of what they stated | {_down(facts)} |
 | loss on the coordinator's own text | {_probe(facts["probe"])} |
+| differential privacy | {_private(recipe)} |
 | relative error of the cut to rank {facts["rank"]} | {version.truncation:.2e} |
 | recipe, SHA-256 | `{facts["recipe_digest"]}` |
 
@@ -77,6 +78,22 @@ def _down(facts: Mapping[str, Any]) -> str:
     if facts.get("summed"):
         return f"unknown: a secure sum of {facts['updates']} updates, of which nobody saw a single one"
     return f"{facts['weighted_down']} of {facts['updates']} updates" if facts["updates"] else "no updates"
+
+
+def _private(recipe: Recipe) -> str:
+    """Say what is promised, never an epsilon without its unit, delta and neighbours."""
+    terms = recipe.privacy.differential
+    numbers = (
+        f"epsilon {terms.epsilon:g}, delta {terms.delta:g}, over at most {terms.participations} rounds of a client"
+    )
+    if terms.by_example:
+        return f"{numbers}, for one record of a volunteer that is there or not; every client counts with dp-accounting"
+    if terms.by_user:
+        return (
+            f"{numbers}, at least {terms.separation} apart, for one volunteer who is there or not, from everybody but "
+            "the coordinator"
+        )
+    return "none"
 
 
 def _probe(probe: Mapping[str, Any] | None) -> str:

@@ -1,5 +1,6 @@
 """Receipts: the coordinator's signed word for what became of an update, and the credit that goes with it."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -8,10 +9,13 @@ from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, ReceiptRecord
 from potluck.wire.envelopes import Purpose, sign
+from potluck.wire.recipe import Recipe
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
+MOST_LINES: Final = 1 << 30
+"""Of a client's ledger; a row of the database holds no more."""
 CREDITED: Final = {pb.VERDICT_ACCEPTED: "accepted", pb.VERDICT_TOO_LATE: "too_late"}
 """Why credit is given, by verdict; a rejected update earns none."""
 
@@ -30,6 +34,8 @@ class Outcome:
     weight: float
     """Staleness weight; 0 where it does not count."""
     rejected: ErrorDetail | None = None
+    spent: pb.Spent | None = None
+    """What its client says that it cost of its own text."""
 
 
 def give(site: Site, books: Books, lease: LeaseRecord, outcome: Outcome) -> Envelope:
@@ -48,7 +54,10 @@ def give(site: Site, books: Books, lease: LeaseRecord, outcome: Outcome) -> Enve
         staleness_weight=outcome.weight,
         credit=credit,
         serial=books.intake.next_serial(),
+        spent=_spent(site.plan.recipe, outcome),
     )
+    if receipt.HasField("spent"):
+        books.intake.witness(lease.client_id, receipt.spent.lines)
     envelope = sign(site.keys.signing, Purpose.RECEIPT, site.keys.coordinator_id, receipt)
     books.intake.give_receipt(
         ReceiptRecord(
@@ -66,6 +75,17 @@ def give(site: Site, books: Books, lease: LeaseRecord, outcome: Outcome) -> Enve
     books.leases.end(lease.lease_id, LeaseState.CLOSED)
     forget(site, books, lease.lease_id, outcome.digest)
     return envelope
+
+
+def _spent(recipe: Recipe, outcome: Outcome) -> pb.Spent | None:
+    """Return what the run costs of a client's privacy: of a whole run as the recipe says, of records as it told."""
+    terms = recipe.privacy.differential
+    if terms.by_user:
+        return pb.Spent(unit=terms.unit, epsilon=terms.epsilon, delta=terms.delta)
+    told = outcome.spent
+    if told is None or not terms.by_example or not (math.isfinite(told.epsilon) and told.epsilon >= 0):
+        return None
+    return pb.Spent(unit=terms.unit, epsilon=told.epsilon, delta=terms.delta, lines=min(told.lines, MOST_LINES))
 
 
 def too_late(now: rounds.Situation, digest: bytes, examples: int) -> Outcome:

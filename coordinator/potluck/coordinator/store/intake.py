@@ -8,7 +8,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from potluck.coordinator.store.records import ReceiptRecord, UpdateRecord, UpdateState
-from potluck.coordinator.store.tables import CreditRow, InputRow, ReceiptRow, UpdateRow
+from potluck.coordinator.store.tables import CreditRow, InputRow, LedgerRow, ReceiptRow, UpdateRow
 
 LIVE: Final = tuple(map(str, (UpdateState.WAITING, UpdateState.MASKED, UpdateState.FIXED, UpdateState.COUNTED)))
 SPOOLED: Final = (str(UpdateState.WAITING), str(UpdateState.FIXED))
@@ -131,6 +131,17 @@ class Intake:
     def credit_of(self, client_id: str) -> int:
         """Return the credit of one client, in examples."""
         return self.session.scalar(select(func.sum(CreditRow.amount)).where(CreditRow.client_id == client_id)) or 0
+
+    def ledger_lines(self, client_id: str) -> int:
+        """Return how long that client's ledger was when it was last told; 0: never."""
+        row = self.session.get(LedgerRow, client_id)
+        return 0 if row is None else row.lines
+
+    def witness(self, client_id: str, lines: int) -> None:
+        """Remember how long a client says its ledger is, if it has grown."""
+        if lines > self.ledger_lines(client_id):
+            self.session.merge(LedgerRow(client_id=client_id, lines=lines))
+            self.session.flush()
 
     def _count(self, *conditions: object) -> int:
         found = select(func.count()).select_from(UpdateRow).where(*conditions)  # type: ignore[arg-type]

@@ -183,6 +183,14 @@ class CreditRow(Table):
     at_s: Mapped[float]
 
 
+class LedgerRow(Table):
+    """How long a client's own ledger of private rounds was when it was last told; it only grows."""
+
+    __tablename__ = "ledgers"
+    client_id: Mapped[str] = mapped_column(ForeignKey("members.client_id"), primary_key=True)
+    lines: Mapped[int]
+
+
 class LogRow(Table):
     """The hash-chained log; rows are added, never changed."""
 

@@ -174,7 +174,7 @@ class PollWindow(_message.Message):
     def __init__(self, min_s: _Optional[float] = ..., max_s: _Optional[float] = ...) -> None: ...
 
 class CheckInReply(_message.Message):
-    __slots__ = ("lease", "no_work", "upgrade_required", "consent_required", "run_done", "poll_window", "cancel", "coordinator_time_ms", "version", "adapter")
+    __slots__ = ("lease", "no_work", "upgrade_required", "consent_required", "run_done", "poll_window", "cancel", "coordinator_time_ms", "version", "adapter", "ledger_lines")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     NO_WORK_FIELD_NUMBER: _ClassVar[int]
     UPGRADE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +185,7 @@ class CheckInReply(_message.Message):
     COORDINATOR_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_LINES_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     no_work: NoWork
     upgrade_required: UpgradeRequired
@@ -195,7 +196,8 @@ class CheckInReply(_message.Message):
     coordinator_time_ms: int
     version: int
     adapter: _envelope_pb2.Blob
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., no_work: _Optional[_Union[NoWork, _Mapping]] = ..., upgrade_required: _Optional[_Union[UpgradeRequired, _Mapping]] = ..., consent_required: _Optional[_Union[ConsentRequired, _Mapping]] = ..., run_done: _Optional[_Union[RunDone, _Mapping]] = ..., poll_window: _Optional[_Union[PollWindow, _Mapping]] = ..., cancel: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., coordinator_time_ms: _Optional[int] = ..., version: _Optional[int] = ..., adapter: _Optional[_Union[_envelope_pb2.Blob, _Mapping]] = ...) -> None: ...
+    ledger_lines: int
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., no_work: _Optional[_Union[NoWork, _Mapping]] = ..., upgrade_required: _Optional[_Union[UpgradeRequired, _Mapping]] = ..., consent_required: _Optional[_Union[ConsentRequired, _Mapping]] = ..., run_done: _Optional[_Union[RunDone, _Mapping]] = ..., poll_window: _Optional[_Union[PollWindow, _Mapping]] = ..., cancel: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., coordinator_time_ms: _Optional[int] = ..., version: _Optional[int] = ..., adapter: _Optional[_Union[_envelope_pb2.Blob, _Mapping]] = ..., ledger_lines: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("lease_id", "state", "steps_done", "steps_total")
@@ -247,8 +249,20 @@ class OfferReply(_message.Message):
     receipt: _envelope_pb2.Envelope
     def __init__(self, verdict: _Optional[_Union[OfferVerdict, str]] = ..., upload_id: _Optional[bytes] = ..., committed_size: _Optional[int] = ..., staleness_weight: _Optional[float] = ..., human: _Optional[str] = ..., receipt: _Optional[_Union[_envelope_pb2.Envelope, _Mapping]] = ...) -> None: ...
 
+class Spent(_message.Message):
+    __slots__ = ("unit", "epsilon", "delta", "lines")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    unit: str
+    epsilon: float
+    delta: float
+    lines: int
+    def __init__(self, unit: _Optional[str] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., lines: _Optional[int] = ...) -> None: ...
+
 class SubmitRequest(_message.Message):
-    __slots__ = ("lease_id", "update", "manifest_digest", "examples", "steps", "tokens", "loss_before", "loss_after")
+    __slots__ = ("lease_id", "update", "manifest_digest", "examples", "steps", "tokens", "loss_before", "loss_after", "spent")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +271,7 @@ class SubmitRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     LOSS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
     lease_id: bytes
     update: _envelope_pb2.Blob
     manifest_digest: bytes
@@ -265,7 +280,8 @@ class SubmitRequest(_message.Message):
     tokens: int
     loss_before: float
     loss_after: float
-    def __init__(self, lease_id: _Optional[bytes] = ..., update: _Optional[_Union[_envelope_pb2.Blob, _Mapping]] = ..., manifest_digest: _Optional[bytes] = ..., examples: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss_before: _Optional[float] = ..., loss_after: _Optional[float] = ...) -> None: ...
+    spent: Spent
+    def __init__(self, lease_id: _Optional[bytes] = ..., update: _Optional[_Union[_envelope_pb2.Blob, _Mapping]] = ..., manifest_digest: _Optional[bytes] = ..., examples: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss_before: _Optional[float] = ..., loss_after: _Optional[float] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("verdict", "receipt", "rejected")
@@ -278,7 +294,7 @@ class SubmitReply(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., receipt: _Optional[_Union[_envelope_pb2.Envelope, _Mapping]] = ..., rejected: _Optional[_Union[_envelope_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("run_id", "client_id", "lease_id", "round", "version", "digest", "verdict", "examples", "staleness_weight", "credit", "serial")
+    __slots__ = ("run_id", "client_id", "lease_id", "round", "version", "digest", "verdict", "examples", "staleness_weight", "credit", "serial", "spent")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +306,7 @@ class Receipt(_message.Message):
     STALENESS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     client_id: str
     lease_id: bytes
@@ -301,7 +318,8 @@ class Receipt(_message.Message):
     staleness_weight: float
     credit: int
     serial: int
-    def __init__(self, run_id: _Optional[str] = ..., client_id: _Optional[str] = ..., lease_id: _Optional[bytes] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., examples: _Optional[int] = ..., staleness_weight: _Optional[float] = ..., credit: _Optional[int] = ..., serial: _Optional[int] = ...) -> None: ...
+    spent: Spent
+    def __init__(self, run_id: _Optional[str] = ..., client_id: _Optional[str] = ..., lease_id: _Optional[bytes] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., examples: _Optional[int] = ..., staleness_weight: _Optional[float] = ..., credit: _Optional[int] = ..., serial: _Optional[int] = ..., spent: _Optional[_Union[Spent, _Mapping]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("lease_id", "reason")
