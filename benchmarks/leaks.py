@@ -99,11 +99,14 @@ def words_of_gradients(bench: Bench) -> dict[str, Any]:
         rows = bench.clients[0][:count]
         update = gradient(bench.both, rows)
         true = _words(rows, entered=True)
-        chosen = pursued(went_in(update), entering(bench.model), min(len(true), 150))
+        chosen = pursued(went_in(update), entering(bench.model), min(len(true), 200))
         found[f"{count} rows"] = {**_hits(chosen, true), **_whose(bench, update, count)}
     steps = [gradient(bench.both, rows[:4]) for rows in bench.clients[:CLIENTS]]
     for count in (2, CLIENTS):
-        found[f"4 rows, sum of {count}"] = _whose(bench, summed(steps[:count]), 4)
+        total = summed(steps[:count], bits=32)
+        true = _words([row for rows in bench.clients[:count] for row in rows[:4]], entered=True)
+        chosen = pursued(went_in(total), entering(bench.model), min(len(true), 200))
+        found[f"4 rows, sum of {count}"] = {**_hits(chosen, true), **_whose(bench, total, 4)}
     return found
 
 

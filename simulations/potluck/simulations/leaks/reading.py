@@ -111,5 +111,4 @@ def shares(update: Update, each: Array, ridge: float = 1e-3) -> Floats:
     step = -np.concatenate([update[name].ravel() for name in sorted(update)]).astype(np.float64)
     inner = (each @ each.T).astype(np.float64)
     inner += ridge * np.trace(inner) / len(each) * np.eye(len(each))
-    found: Floats = np.linalg.solve(inner, each.astype(np.float64) @ step)
-    return found
+    return np.asarray(np.linalg.solve(inner, each @ step), np.float64)
