@@ -18,7 +18,7 @@ from searching import files_of, found, memory_of, needles
 from summing import COHORT, STEP, deltas_of, plainly, steps_of, summed_recipe
 
 SUPPORT = Path(__file__).parents[1] / "support"
-MOMENTS = ("REVEAL:BEFORE", "REVEAL:AFTER", "SPOOL:BEFORE", "SPOOL:AFTER", "COMMIT:AFTER")
+MOMENTS = ("REVEAL:AFTER", "SPOOL:BEFORE", "COMMIT:AFTER")
 RECIPE = summed_recipe(privacy={"rendezvous_s": 60.0})
 PATIENCE_S = 120.0
 

@@ -14,6 +14,7 @@ from scripted import attempts
 from summing import COHORT, enrolled, entering, entries, plainly, play, summed_recipe, uploading
 
 ALL = range(COHORT)
+SLOW = pytest.mark.slow_privacy
 
 
 def adapters(hosted) -> list[bytes]:
@@ -21,7 +22,7 @@ def adapters(hosted) -> list[bytes]:
     return [version.adapter_digest for version in reversed(hosted.coordinator.history().versions)]
 
 
-@pytest.mark.parametrize("rule", ["ffa", "fedsvd"])
+@pytest.mark.parametrize("rule", ["ffa", pytest.param("fedsvd", marks=SLOW)])
 def test_a_secure_run_makes_what_the_plain_sum_makes_to_the_bit(tmp_path: Path, rule: str):
     recipe = summed_recipe(aggregation={"rule": rule})
     with hosting(tmp_path / "coordinator", recipe) as hosted:
@@ -41,6 +42,7 @@ def test_a_secure_run_makes_what_the_plain_sum_makes_to_the_bit(tmp_path: Path, 
         assert not list(client.home.blobs.glob(receipt.digest.hex()))
 
 
+@SLOW
 def test_a_rule_that_alternates_is_summed_in_both_parities(tmp_path: Path):
     recipe = summed_recipe(run={"versions": 2}, aggregation={"rule": "rolora"})
     with hosting(tmp_path / "coordinator", recipe) as hosted:
@@ -65,8 +67,10 @@ def pass_time_once(hosted: Hosted, phase: Phase, said: int) -> None:
 @pytest.mark.parametrize(
     ("moment", "phase", "members"),
     [
-        pytest.param(entering(TaskState.UPLOADING), Phase.ADVERTISING, range(1, COHORT), id="before its keys"),
-        pytest.param(uploading, Phase.MASKING, range(1, COHORT), id="with half of its masked update sent"),
+        pytest.param(
+            entering(TaskState.UPLOADING), Phase.ADVERTISING, range(1, COHORT), id="before its keys", marks=SLOW
+        ),
+        pytest.param(uploading, Phase.MASKING, range(1, COHORT), id="in its masked update", marks=SLOW),
         pytest.param(entering(TaskState.COMMITTING), Phase.UNMASKING, ALL, id="before it answers for the masks"),
     ],
 )
