@@ -26,8 +26,10 @@ from potluck.wire.recipe import Recipe
 
 Adapter = Mapping[str, LowRank]
 READ: Final = Limits(max_bytes=1 << 30, max_tensors=1 << 16, max_values=1 << 30)
-OTHER: Final[Mapping[str, float]] = MappingProxyType({"shakespeare": 1e-3, "trec": 1e-3, "rotten_tomatoes": 3e-3})
-"""A second learning rate for centralised, alone and `mean`, by task: what suits one of them may not suit another."""
+
+
+ROW_BY_ROW: Final = frozenset({"centralised", "alone"})
+"""Kinds whose steps are of one row each, one after another: they begin with the low learning rate, others the high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Arm:
     momentum: float = 0.0
     """Beta of the outer step `fedavgm`; 0: `fedavg`."""
     other: bool = False
-    """Whether it trains with the OTHER learning rate."""
+    """Whether it trains with that one of the task's two learning rates that its kind does not begin with."""
 
 
 ARMS: Final[Mapping[str, Arm]] = MappingProxyType(
@@ -109,8 +111,8 @@ class Bench:
         if arm.momentum:
             outer = {"outer": "fedavgm", "settings": {"beta": arm.momentum}}
             aggregation = aggregation.model_copy(update=outer)
-        if arm.other:
-            training = training.model_copy(update={"learning_rate": OTHER[self.ground.task.source]})
+        if (arm.kind in ROW_BY_ROW) != arm.other:
+            training = training.model_copy(update={"learning_rate": self.ground.task.low})
         if arm.kind == "large_batch":
             training = training.model_copy(update={"batch": self.ground.task.volunteers})
         return recipe.model_copy(update={"aggregation": aggregation, "training": training})

@@ -1,10 +1,8 @@
-"""Tables, what they say, and the picture of the study: all of it from docs/study.json."""
+"""The tables of the study, and what is read from its cells."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -15,8 +13,6 @@ from study_tasks import TASKS
 Cells = Mapping[str, Mapping[str, Any]]
 T_975: Final[Mapping[int, float]] = MappingProxyType({2: 12.706, 3: 4.303})
 """Student's t for a two-sided 95 % interval, by the number of seeds."""
-GOAL: Final = 0.95
-NOT_DONE: Final = "not played yet"
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "large_batch": "centralised, large batch",
@@ -88,12 +84,12 @@ class Seeds:
     cells: Mapping[tuple[str, int], Mapping[str, Any]]
 
     @classmethod
-    def of(cls, task: str, cells: Cells) -> "Seeds":
-        """Pick those of *task* as it is set now."""
-        wanted, found = TASKS[task].settings(), {}
+    def of(cls, task: str, cells: Cells, wanted: Mapping[str, Any] | None = None) -> "Seeds":
+        """Pick those of *task* that were played with the settings *wanted*; None: with any."""
+        found = {}
         for name, cell in cells.items():
             of, arm, seed = name.split("/")
-            if of == task and cell["settings"] == wanted:
+            if of == task and (wanted is None or cell["settings"] == wanted):
                 found[arm, int(seed)] = cell
         return cls(task, found)
 
@@ -124,28 +120,16 @@ def interval(values: Sequence[float]) -> float | None:
     return T_975[n] * stdev(values) / math.sqrt(n) if n > 1 else None
 
 
-def write(cells: Cells, results: Path) -> None:
-    """Put the tables into study.md beside *results*, between their marks, and draw the picture."""
-    page = results.with_suffix(".md")
-    if page.exists():
-        text = page.read_text("utf-8")
-        for name, block in {
-            **{task: table(Seeds.of(task, cells)) for task in TASKS},
-            "verdict": verdict(cells),
-            "gaps": gaps(cells),
-        }.items():
-            mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-            if not mark.search(text):
-                raise ValueError(f"{page} has no marks <!-- {name} --> and <!-- /{name} --> to write between")
-            text = mark.sub(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text)
-        page.write_text(text, "utf-8")
-    else:
-        print("\n\n".join([*(table(Seeds.of(task, cells)) for task in TASKS), verdict(cells)]))
-    draw(cells, results.with_suffix(".png"))
+def percentage(shares: Sequence[float]) -> str:
+    """Return the mean of *shares* with its interval, in whole per cent."""
+    more = interval(shares)
+    return f"{100 * mean(shares):.0f}" + (f" ± {100 * more:.0f}" if more is not None else "") + " %"
 
 
 def table(seeds: Seeds) -> str:
     """Return the table of one task: a row an arm."""
+    if not seeds.cells:
+        return "Not played yet."
     columns = COLUMNS[seeds.task]
     heads = ["arm", "seeds", *(column.head for column in columns)]
     if not columns[0].percent:
@@ -155,91 +139,78 @@ def table(seeds: Seeds) -> str:
     for arm in ARMS:
         first = seeds.values(arm, columns[0])
         if not first:
-            lines.append(f"| {_label(arm)} | 0 | {NOT_DONE} |" + " |" * (len(heads) - 3))
             continue
-        row = [_label(arm), str(len(first))]
+        row = [label(arm), str(len(first))]
         row += [column.written(list(seeds.values(arm, column).values())) for column in columns]
         if not columns[0].percent:
             row.append(f"{math.exp(mean(first.values())):.1f}")
         shares = seeds.shares(arm, columns[0])
-        row.append(f"{100 * mean(shares):.0f} %" if shares else "–")
+        row.append(percentage(shares) if shares else "–")
         cells = [cell for (name, _), cell in seeds.cells.items() if name == arm]
         row.append(" ".join(sorted({f"{cell['rate']:g}" for cell in cells})) if arm != "base" else "–")
         row += [f"{mean(cell[key] for cell in cells):,.0f}" for key in ("steps", "tokens")]
         row.append(f"{mean(cell['bytes_up'] for cell in cells) / 1e6:.1f}")
         row.append(_seconds(cells))
         lines.append("| " + " | ".join(row) + " |")
+    absent = [LABELS.get(arm, arm) for arm in ARMS if not seeds.values(arm, columns[0])]
+    return "\n".join([*lines, "", f"Not played yet: {'; '.join(absent)}."] if absent else lines)
+
+
+def short(cells: Cells) -> str:
+    """Return all tasks of another record in one table: of each arm what it is judged by, and its part of the gain."""
+    heads = ["arm", *(f"{title(task)}: {COLUMNS[task][0].head}" for task in TASKS)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    all_seeds = [Seeds.of(task, cells) for task in TASKS]
+    for arm in ARMS:
+        row = []
+        for seeds in all_seeds:
+            column = COLUMNS[seeds.task][0]
+            values, shares = list(seeds.values(arm, column).values()), seeds.shares(arm, column)
+            row.append(f"{column.written(values)} ({percentage(shares)})" if values else "")
+        if any(row):
+            lines.append(f"| {LABELS.get(arm, arm)} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def verdict(cells: Cells) -> str:
-    """Return, in a sentence a task, whether `mean` keeps what was hoped for."""
-    lines = []
-    for task in TASKS:
-        seeds, column = Seeds.of(task, cells), COLUMNS[task][0]
-        shares = seeds.shares(seeds.tuned("mean", column), column)
-        ours, alone = (seeds.values(seeds.tuned(arm, column), column) for arm in ("mean", "alone"))
-        both = sorted(ours.keys() & alone.keys())
-        if not shares or not both:
-            lines.append(f"- {_title(task)}: {NOT_DONE}.")
-            continue
-        ahead = [column.better * (ours[seed] - alone[seed]) for seed in both]
-        kept = "reaches" if mean(shares) >= GOAL else "misses"
-        unit = f"{100 * mean(ahead):.1f} points" if column.percent else f"{mean(ahead):.3f} nats per token"
-        beats = "beats" if mean(ahead) > 0 else "does not beat"
-        each = ", ".join(f"{100 * share:.0f} %" for share in shares)
-        lines.append(
-            f"- {_title(task)}: `mean` has {100 * mean(shares):.0f} % of the centralised gain (by seed: {each}), so it "
-            f"{kept} 95 %; it {beats} the average volunteer alone, by {unit} over {len(both)} seed(s)."
-        )
+def tried(tries: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was tried before the settings were fixed, with the part of the best centralised gain of each."""
+    lines = ["| task | arm | rounds × steps | learning rate | result | part of the gain |", "|" + " --- |" * 6]
+    for one in tries:
+        told = f"{one['loss']:.3f} nats per token"
+        if "right" in one:
+            told = f"{100 * one['right']:.1f} % right, {told}"
+        how = f"{one['rounds']} × {one['steps']} | {one['rate']:g}" if "rate" in one else "– | –"
+        lines.append(f"| {title(one['task'])} | {one['arm']} | {how} | {told} | {100 * part_of(one, tries):.0f} % |")
     return "\n".join(lines)
+
+
+def part_of(one: Mapping[str, Any], tries: Sequence[Mapping[str, Any]]) -> float:
+    """Return which part of the best centralised gain of the same task *one* of the *tries* has."""
+    key = "right" if COLUMNS[one["task"]][0].percent else "loss"
+    same = [other for other in tries if other["task"] == one["task"]]
+    base = next(other[key] for other in same if other["arm"] == "base")
+    best = max((other[key] - base for other in same if other["arm"] == "centralised"), key=abs)
+    return (one[key] - base) / best + 0.0  # of the base 0, and not −0
 
 
 def gaps(cells: Cells) -> str:
     """Return which cells are there, by task and seed, and what they cost."""
     lines = ["| task | seed 0 | seed 1 | seed 2 | CPU-s |", "|" + " --- |" * 5]
     for task in TASKS:
-        there = Seeds.of(task, cells).cells
+        there = Seeds.of(task, cells, TASKS[task].settings()).cells
         counts = [sum(seed == wanted for _, seed in there) for wanted in (0, 1, 2)]
         row = [f"{count} of {len(ARMS)} arms" for count in counts]
-        lines.append(f"| {_title(task)} | {' | '.join(row)} | {sum(cell['cpu_s'] for cell in there.values()):,.0f} |")
+        lines.append(f"| {title(task)} | {' | '.join(row)} | {sum(cell['cpu_s'] for cell in there.values()):,.0f} |")
     return "\n".join(lines)
 
 
-def draw(cells: Cells, path: Path) -> None:
-    """Draw the part of the centralised gain that each arm has, a panel a task, a dot a seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = [arm for arm in ARMS if arm not in {"base", "flora"}]
-    figure, panels = plt.subplots(1, len(TASKS), figsize=(11, 5), sharey=True, layout="constrained")
-    for panel, task in zip(panels, TASKS, strict=True):
-        seeds, column = Seeds.of(task, cells), COLUMNS[task][0]
-        for place, arm in enumerate(names):
-            shares = [100 * share for share in seeds.shares(arm, column)]
-            federated = ARMS[arm].kind == "federated"
-            if shares:
-                panel.barh(place, mean(shares), color="#3b7ea1" if federated else "#b8b8b8", height=0.65)
-                panel.plot(shares, [place] * len(shares), "o", color="black", markersize=3)
-            else:
-                panel.text(2, place, NOT_DONE, va="center", fontsize=7, color="grey")
-        panel.axvline(95, color="#c0392b", linewidth=1, linestyle="--")
-        panel.set_title(f"{_title(task)}: {'label words right' if column.percent else 'nats per token'}", fontsize=10)
-        panel.set_yticks(range(len(names)), [LABELS.get(arm, arm) for arm in names])
-        panel.set_xlabel("% of the centralised gain over the base")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _label(arm: str) -> str:
+def label(arm: str) -> str:
+    """Return what the row of *arm* is called."""
     return f"{LABELS.get(arm, arm)}: {ARMS[arm].about}" if ARMS[arm].kind != "federated" else ARMS[arm].about
 
 
-def _title(task: str) -> str:
+def title(task: str) -> str:
+    """Return what *task* is called."""
     return {"trec": "TREC"}.get(task, task.replace("_", " ").title())
 
 

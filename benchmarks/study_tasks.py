@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -38,12 +38,14 @@ class Task:
     alpha: float = 2.0
     minimum: int = 2
     volunteers: int = 4
-    rounds: int = 4
-    steps: int = 6
+    rounds: int = 6
+    steps: int = 12
     """Of a volunteer in a round."""
-    row: int = 128
+    row: int = 64
     """Tokens; a step is one row of them."""
-    rate: float = 3e-3
+    low: float = 1e-3
+    high: float = 2e-3
+    """The two learning rates that are tried: low suits steps one after another, high steps that are averaged."""
     rank: int = 8
     held_out: float = 0.2
     tested: int = 0
@@ -56,12 +58,23 @@ class Task:
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return settings
 
+    def changed(self, changes: Mapping[str, str]) -> "Task":
+        """Return the same with other numbers, by their names.
+
+        Raises:
+            ValueError: a task has no such number, or it is none.
+        """
+        numbers = {name: type(value) for name, value in asdict(self).items() if isinstance(value, int | float)}
+        if unknown := changes.keys() - numbers:
+            raise ValueError(f"a task has no number {', '.join(sorted(unknown))}; it has {', '.join(numbers)}")
+        return replace(self, **{name: numbers[name](value) for name, value in changes.items()})
+
 
 TASKS: Final[Mapping[str, Task]] = MappingProxyType(
     {
-        "shakespeare": Task("shakespeare", "natural", people=4, minimum=24, rate=2e-3),
-        "trec": Task("trec", "label_skew", people=48, tested=200, words=tuple(KINDS.values())),
-        "rotten_tomatoes": Task("rotten_tomatoes", "iid", people=72, row=192, rate=1e-3, tested=200, words=OPINIONS),
+        "shakespeare": Task("shakespeare", "natural", people=4, minimum=24),
+        "trec": Task("trec", "label_skew", people=48, low=2e-3, high=4e-3, tested=200, words=tuple(KINDS.values())),
+        "rotten_tomatoes": Task("rotten_tomatoes", "iid", people=72, tested=200, words=OPINIONS),
     }
 )
 
@@ -90,7 +103,7 @@ def recipe_for(task: Task, base: Base, rule: str = "mean", init: str = "continue
         model=Model(base=base.name, digest=base.digest, modules=shapes_of(base.folder, targets)),
         adapter=Adapter(rank=task.rank, alpha=2.0 * task.rank, init=init),
         data=Data(max_tokens=task.row, held_out=task.held_out),
-        training=Training(steps=task.steps, batch=1, learning_rate=task.rate),
+        training=Training(steps=task.steps, batch=1, learning_rate=task.high),
         aggregation=Aggregation(
             rule=rule,
             weights=("examples",),
