@@ -20,7 +20,7 @@ from potluck.coordinator.site import plan_of
 from potluck.simulations.reports.report import write_report
 from potluck.simulations.reports.runs import read_run
 from potluck.simulations.rows import RoundRow
-from potluck.simulations.running.engines import shared_out
+from potluck.simulations.running.engines import numbers_of, shared_out
 from potluck.simulations.running.fleet import LocalFleet
 from potluck.simulations.running.kept import AnotherRun, Asked
 from potluck.simulations.running.play import Stalled
@@ -332,3 +332,19 @@ def test_workers_use_all_cores_unless_fewer_are_asked_for(asked: int | None, thr
 def test_cores_are_never_promised_twice(asked: int | None, threads: int):
     with pytest.raises(BadSetting, match=f"{asked or 1} workers with {threads} threads each, and 8 cores"):
         shared_out(asked, threads, 8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "engine", "width", "expected"),
+    [
+        ("auto", "batched", 128, "float32"),
+        ("auto", "batched", 576, "native"),
+        ("auto", "sequential", 128, "native"),
+        ("bfloat16", "batched", 128, "bfloat16"),
+    ],
+)
+def test_small_bases_are_batched_in_float32_unless_one_says_otherwise(dtype, engine, width, expected):
+    modules = {"layer.q_proj": [width, width], "layer.down_proj": [width, 3 * width]}
+    recipe = toy_recipe(model={"base": "toy", "digest": "ab" * 32, "modules": modules})
+
+    assert numbers_of(dtype, engine, recipe) == expected

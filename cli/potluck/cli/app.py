@@ -359,8 +359,8 @@ def simulate(
     ] = None,
     engine: Annotated[str, typer.Option(help="batched, or sequential: one client after the other.")] = "batched",
     dtype: Annotated[
-        str, typer.Option(help="Numbers of the base model: native (as volunteers'), bfloat16, float32 or float64.")
-    ] = "native",
+        str, typer.Option(help="Numbers of the base model: auto, native (as volunteers'), bfloat16, float32, float64.")
+    ] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that train; by default as many as cores allow.")
     ] = None,

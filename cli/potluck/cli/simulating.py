@@ -20,7 +20,7 @@ from potluck.cli.report import duration, say, show, size
 from potluck.client.home import cache_of_user
 from potluck.simulations.reports.report import write_report
 from potluck.simulations.rows import RoundRow
-from potluck.simulations.running.engines import Hands, cores, engine_of, group_size, shared_out
+from potluck.simulations.running.engines import AUTO, Hands, cores, engine_of, group_size, numbers_of, shared_out
 from potluck.simulations.running.fleet import Fleet, LocalFleet
 from potluck.simulations.running.kept import Asked, Folder
 from potluck.simulations.running.run import Order, Simulation, simulation
@@ -78,7 +78,7 @@ def _simulate(asked: Simulating, *, as_json: bool) -> None:
         clients=asked.clients,
         at_once=size_of_group,
         engine=asked.engine,
-        dtype=asked.dtype,
+        dtype=numbers_of(asked.dtype, asked.engine, recipe),
         threads=asked.threads,
         measured=min(asked.measured, asked.clients),
         measure_every=asked.measure_every,
@@ -88,6 +88,8 @@ def _simulate(asked: Simulating, *, as_json: bool) -> None:
     if asked.resume:
         wanted = Folder(root).asked()
         _see_that_it_has_no_more(root, rounds)
+    if asked.dtype == AUTO:
+        note(f"the base model computes in {wanted.dtype} numbers; --dtype says otherwise")
     hands = Hands(wanted.engine, cache, wanted.threads, wanted.dtype, None if wanted.fit else wanted.at_once)
     with fleet_of(hands, asked.workers, asked.ray_address) as fleet:
         order = Order(recipe, scene(asked), wanted, asked.resume)

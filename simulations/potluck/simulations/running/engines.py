@@ -14,6 +14,10 @@ from potluck.wire.recipe import Recipe
 TOKENS: Final = 2_048
 """A group of clients has about so many tokens a step: larger batches are not faster."""
 LEAST: Final = 8
+AUTO: Final = "auto"
+NATIVE: Final = "native"
+NARROW: Final = 256
+"""A base of at most this width trains faster in float32 than in bfloat16: at 128 twice as fast, at 576 no more."""
 
 
 @final
@@ -56,6 +60,17 @@ def engine_of(hands: Hands) -> Engine:
     if hands.engine not in ENGINES:
         raise BadSetting(f"no engine is called {hands.engine!r}", fix=f"choose one of {', '.join(ENGINES)}")
     return ENGINES[hands.engine](hands)
+
+
+def numbers_of(dtype: str, engine: str, recipe: Recipe) -> str:
+    """Return *dtype*, or what is fastest where it is AUTO: float32 for batches of a small base, else NATIVE.
+
+    One client after the other is what a volunteer's program does, in the numbers that it does it in.
+    """
+    if dtype != AUTO:
+        return dtype
+    width = min(k for _, k in recipe.modules().values())
+    return "float32" if engine == "batched" and width <= NARROW else NATIVE
 
 
 def group_size(recipe: Recipe) -> int:
