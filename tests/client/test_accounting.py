@@ -1,4 +1,4 @@
-"""What rounds cost: the numbers of three accountants, whose values stand in docs/vectors.md, and how rounds add up."""
+"""What rounds cost: the numbers of three accountants, and how rounds add up."""
 
 import pytest
 
