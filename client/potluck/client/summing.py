@@ -103,6 +103,8 @@ def _take_part(station: Station, task: Task, sealed: Sealed, begun: pb.MeetReply
         try:
             reply = _Talk(station, task, part).held(begun.opening)
         finally:
+            for note in part.notes:
+                station.tell(Trouble(note, "nothing now; a small group that hardly changes hides less"))
             part.leave()
     except (SumRefusal, Refusal) as refusal:
         _left(station, task, refusal)

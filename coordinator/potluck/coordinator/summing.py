@@ -165,7 +165,11 @@ class Sums:
             current.busy = True
         if machine.phase not in OVER:
             before = machine.phase
-            phase = machine.close()
+            try:
+                phase = machine.close()
+            except Exception:  # a defect of ours must not keep the members waiting for ever
+                machine.cancel()
+                raise
             LOG.info("event=sum_step sid=%s from=%s to=%s", machine.sid.hex(), before.name, phase.name)
             if phase is Phase.UNMASKING and not mark(self._site, current.version, current.survivors()):
                 machine.cancel()
