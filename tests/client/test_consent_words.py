@@ -1,0 +1,52 @@
+"""The card and the status say what the coordinator can read, in plain words and with the numbers of the recipe."""
+
+import pytest
+
+from potluck.client.consent import mind_of, mode_of, update_bytes
+from potluck.wire.sums import terms_of, vector_bytes
+from scripted import recipe
+from summing import summed_recipe
+
+SUMMED = summed_recipe()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sums of at least 5 updates",
+        "a small group, which hides little",
+        "more than 1/3 of those",
+        "could invent members",
+        "not differential privacy",
+        "waits on your disk, encrypted",
+    ],
+)
+def test_the_card_of_a_run_with_sums_says(words: str):
+    assert words in mind_of(SUMMED)
+
+
+def test_a_usual_cohort_is_not_called_small():
+    usual = summed_recipe(aggregation={"cohort": 12}, privacy={"cohort_minimum": 10, "small_cohorts": False})
+
+    assert "sums of at least 10 updates" in mind_of(usual)
+    assert "small group" not in mind_of(usual)
+
+
+def test_a_plain_run_claims_nothing():
+    assert "can read each update by itself" in mind_of(recipe())
+    assert "no secure aggregation and no differential privacy" in mind_of(recipe())
+
+
+@pytest.mark.parametrize(("one", "words"), [(SUMMED, "sums of at least 5"), (recipe(), "can read each update")])
+def test_the_status_says_it_shortly(one, words: str):
+    assert words in mode_of(one)
+
+
+def test_nothing_promises_what_nobody_can():
+    """What users may be told ends here."""
+    for forbidden in ("anonymous", "GDPR", "cannot ever", "guarantee"):
+        assert forbidden not in mind_of(SUMMED)
+
+
+def test_the_size_on_the_card_is_what_travels():
+    assert update_bytes(SUMMED) == vector_bytes(terms_of(SUMMED, "", 0))
