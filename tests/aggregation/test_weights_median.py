@@ -131,3 +131,16 @@ def test_a_setting_of_the_step_is_one_of_the_median(setting: str, value: float):
     expected = geometric_median(gram, weights, **{setting: value}).coefficients
     assert found.weights == pytest.approx(expected, rel=1e-12)
     assert np.abs(expected - geometric_median(gram, weights).coefficients).max() > 1e-5
+
+
+def test_a_mean_that_is_a_vector_and_not_the_median_is_left():
+    """Within ν of a vector its distance has no direction, and nothing may be divided by it."""
+    rows = np.array([[0.0, 0], [3, 0], [-1, 1], [-2, -1]])
+    weights = np.array([0.1, 1, 1, 1])
+
+    found = geometric_median(rows @ rows.T, weights)
+
+    away = found.coefficients @ rows - rows
+    lengths = np.linalg.norm(away, axis=1)
+    assert lengths.min() > 0.1
+    assert weights / lengths @ away == pytest.approx([0, 0], abs=1e-7)
