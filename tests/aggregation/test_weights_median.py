@@ -6,7 +6,7 @@ import pytest
 from ballots import ballot_of, cast, facts
 from potluck.aggregation import BadUpdate
 from potluck.aggregation.weights.ballot import Ballot
-from potluck.aggregation.weights.median import geometric_median
+from potluck.aggregation.weights.median import Spread, geometric_median
 
 
 def rows_of(n: int):
@@ -77,10 +77,10 @@ def test_the_excess_of_a_median_is_never_less_than_it_is():
     assert 0 < plain < whole.iterations - 1
 
 
-def around(seed: int, nearest: float):
+def around(seed: int, nearest: float, others: float = -3):
     """Return rows and weights whose geometric median is known: where the weighted unit vectors to them sum to zero.
 
-    How far each row lies does not matter: the first lies *nearest* away, the others a thousandth to ten.
+    How far each row lies does not matter: the first lies *nearest* away, the rest 10^others to ten.
     """
     rng = np.random.default_rng(seed)
     units = rng.normal(size=(8, 5))
@@ -89,7 +89,7 @@ def around(seed: int, nearest: float):
     last = -(weights @ units)
     units = np.vstack([units, last / np.linalg.norm(last)])
     weights = np.append(weights, np.linalg.norm(last))
-    away = 10 ** rng.uniform(-3, 1, 9)
+    away = 10 ** rng.uniform(others, 1, 9)
     away[0] = nearest
     middle = rng.normal(size=5)
     return middle + away[:, None] * units, weights, middle
@@ -144,3 +144,15 @@ def test_a_mean_that_is_a_vector_and_not_the_median_is_left():
     lengths = np.linalg.norm(away, axis=1)
     assert lengths.min() > 0.1
     assert weights / lengths @ away == pytest.approx([0, 0], abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_lowest_place_beside_a_vector_is_where_the_median_is_if_it_is_near(seed: int):
+    """To first order in the distance; an error of the curvature there would be one of the way."""
+    rows, weights, middle = around(seed, 1e-4, 0.0)
+    spread = Spread((rows - rows[0]) @ (rows - rows[0]).T, weights / weights.sum(), 1e-7)
+
+    place, way = spread.beside(0)
+
+    assert way == pytest.approx(1e-4, rel=1e-2)
+    assert place @ (rows - rows[0]) == pytest.approx(middle - rows[0], abs=2e-6)
