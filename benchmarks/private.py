@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/private.py --out docs/private.json      (half an hour on an idle core)
 
 Every volunteer trains as `potluck join` has it trained: the same trainer, with a ledger of its own; updates pass
-through the recipe's codec and the coordinator's own combining.  Measured is the loss on held-out speeches, in nats per token,
-of the base model, of the same recipe without privacy, and with it.
+through the recipe's codec and the coordinator's own combining.  Measured is the loss on held-out speeches, in nats per
+token, of the base model, of the same recipe without privacy, and with it.
 """
 
 import argparse
