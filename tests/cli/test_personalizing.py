@@ -1,6 +1,8 @@
 """What `potluck personalize` makes of its options, before any model is loaded."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,15 @@ def personal(version: int = 3) -> Personal:
     modules = recipe().modules()
     products = {name: LowRank(np.ones((d, 2), "f4"), np.ones((2, k), "f4"), 2.0) for name, (d, k) in modules.items()}
     return Personal(About("run-1", "a run", version, "", "ab" * 32, "/home/ann/mail", WISH), products)
+
+
+def test_personalizing_loads_nothing_that_could_send():
+    """Neither gRPC nor the client's link is so much as loaded; tests/end_to_end/test_personal.py reads the wire."""
+    code = "import sys, potluck.cli.personalizing; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+
+    assert "potluck.client.training.personal" in loaded
+    assert not {"grpc", "potluck.client.link", "potluck.client.session", "potluck.client.delivery"} & set(loaded)
 
 
 def test_a_first_one_is_as_asked_on_what_the_owner_takes_part_with(run: Here):

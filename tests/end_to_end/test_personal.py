@@ -20,6 +20,7 @@ from recorder import Recorded, recording
 from scripted import Volunteer
 from tiny import tiny_base
 
+pytestmark = [pytest.mark.slow_privacy, pytest.mark.timeout(1_000)]  # eight processes, each of which loads torch
 WORDS = "nine elderly teapots sing"
 WATCHED = (sys.executable, str(Path(__file__).parents[1] / "support" / "watched_command.py"))
 RECIPE = {
