@@ -14,7 +14,7 @@ from study_tasks import MIXED, Ground, Task, ground, recipe_for
 
 from potluck.aggregation import CODECS, LowRank, Update, decode, from_deltas, start
 from potluck.aggregation.container import Limits
-from potluck.client.lessons import Lesson, Term
+from potluck.client.lessons import Lesson, Term, all_trained
 from potluck.client.starts import adapter_in
 from potluck.client.training.bases import Base
 from potluck.client.training.together.batched import BatchedEngine
@@ -167,7 +167,9 @@ def untrained(bench: Bench, arm: Arm) -> Outcome:  # noqa: ARG001 - as the other
 def alone(bench: Bench, arm: Arm) -> Outcome:
     """Train each volunteer by itself."""
     task, recipe = bench.ground.task, bench.recipe(arm)
-    results = bench.engine.train(_term(bench, recipe, 0, b""), bench.lessons(0, steps=task.rounds * task.steps))
+    results = all_trained(
+        bench.engine.train(_term(bench, recipe, 0, b""), bench.lessons(0, steps=task.rounds * task.steps))
+    )
     return _outcome([_whole(bench, recipe, one) for one in results], results)
 
 
@@ -176,7 +178,7 @@ def centralised(bench: Bench, arm: Arm) -> Outcome:
     task, recipe = bench.ground.task, bench.recipe(arm)
     steps = task.rounds * task.steps * (1 if arm.kind == "large_batch" else task.volunteers)
     lesson = Lesson(bench.ground.pooled, order_of("pooled", bench.seed_of(0)), steps=steps)
-    results = bench.engine.train(_term(bench, recipe, 0, b""), [lesson])
+    results = all_trained(bench.engine.train(_term(bench, recipe, 0, b""), [lesson]))
     return _outcome([_whole(bench, recipe, results[0])], results)
 
 
@@ -188,7 +190,7 @@ def federated(bench: Bench, arm: Arm) -> Outcome:
     for version in range(bench.ground.task.rounds):
         term = _term(bench, recipe, version, adapter)
         lessons = bench.lessons(version, mixed=arm.mixed)
-        results = bench.engine.train(term, lessons)
+        results = all_trained(bench.engine.train(term, lessons))
         updates = []
         for lesson, one in zip(lessons, results, strict=True):
             update, size = _sent(term, lesson, one)
