@@ -95,11 +95,11 @@ def test_metadata_are_strings(metadata: object):
 
 @pytest.mark.parametrize(
     ("text", "kind"),
-    [(b"[]", "table"), (b" {}", "table"), (b'{"a":NaN}', "JSON"), (b'{"a":1,"a":1}', "JSON"), (b"\xff", "JSON")],
+    [("[]", "table"), (" {}", "table"), ('{"a":NaN}', "JSON"), ('{"a":1,"a":1}', "JSON"), ("\xff", "JSON")],
 )
-def test_a_header_is_one_table_without_repeats(text: bytes, kind: str):
+def test_a_header_is_one_table_without_repeats(text: str, kind: str):
     with pytest.raises(BadTensor, match=f"is not {kind}|is not a {kind}"):
-        read(struct.pack("<Q", len(text)) + text, Limits())
+        read(struct.pack("<Q", len(text)) + text.encode("latin-1"), Limits())
 
 
 def test_a_file_is_as_long_as_it_may_be_and_holds_its_header():
