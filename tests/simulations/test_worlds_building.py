@@ -32,6 +32,22 @@ def scene(**tables: object) -> Scenario:
     return Scenario.parse(json.dumps({"name": "made up", **tables}))
 
 
+SUMMED = {"rule": "ffa", "weights": ["uniform"], "hostile": 0.0, "mode": "synchronous", "cohort": 12}
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"aggregation": SUMMED, "privacy": {"secure_aggregation": True}}, "a simulation adds up single updates"),
+        ({"aggregation": SUMMED, "privacy": {"differential": {"unit": "example"}}}, "neither ledgers nor noise"),
+    ],
+)
+def test_a_protection_that_a_simulation_does_not_play_is_refused(tables: dict[str, Any], words: str):
+    """Its losses would be those of a run without it."""
+    with pytest.raises(Impossible, match=words):
+        check(scene(), recipe(**tables), 20)
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return carried(tmp_path / "cache")

@@ -88,6 +88,12 @@ def check(scenario: Scenario, recipe: Recipe, clients: int) -> int:
 
 
 def _see_that_nothing_is_promised(recipe: Recipe) -> None:
+    if recipe.privacy.secure_aggregation:
+        raise Impossible(
+            "privacy.secure_aggregation is true, and a simulation adds up single updates, neither clipped nor rounded "
+            "to a ring: what it would show is a run without privacy",
+            fix="set it to false to see that run; a sum differs from it by privacy.clip and the ring's step",
+        )
     unit = recipe.privacy.differential.unit
     if unit != "none":
         raise Impossible(
