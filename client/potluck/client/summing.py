@@ -29,6 +29,9 @@ from potluck.wire.v1 import sums_pb2 as pb
 
 AGAIN_S: Final = 1.0
 """Between two questions, where the coordinator names no time that is one."""
+UPLOADS: Final = 3
+"""Times that one masked update is sent, at the most; an upload that a break ended is gone on with, and is no other."""
+LATER: Final = "nothing now; the coordinator is asked again later"
 
 
 def contribute(station: Station, task: Task, sealed: Sealed) -> None:
@@ -101,7 +104,7 @@ def _take_part(station: Station, task: Task, sealed: Sealed, begun: pb.MeetReply
         part = participation(station, task, sealed, begun.certificate)
         station.move(task, Event.WANTED)
         try:
-            reply = _Talk(station, task, part).held(begun.opening)
+            reply = Talk(station, task, part).held(begun.opening)
         finally:
             for note in part.notes:
                 station.tell(Trouble(note, "nothing now; a small group that hardly changes hides less"))
@@ -133,7 +136,7 @@ def _back(station: Station, task: Task) -> None:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Talk:
+class Talk:
     """One client's messages of one sum."""
 
     station: Station
@@ -159,25 +162,34 @@ class _Talk:
             outgoing = self.part.take(outgoing.step, reply.message)
 
     def _said(self, outgoing: Outgoing) -> pb.StepReply:
-        """Send a message until it is taken, then ask until there is an answer."""
-        clock, message = self.station.clock, outgoing.message
+        """Send a message until it is taken, then ask until there is an answer, for as long as a step may take."""
+        clock, message, uploads = self.station.clock, outgoing.message, 0
         end_s = clock.monotonic_s() + self._patience_s
         while True:
             self._wait_for_gate()
+            self._check_time(end_s)
             try:
                 reply = self._call(outgoing.step, message)
-                answer = reply.WhichOneof("answer")
-                if answer in {"message", "closing"}:
-                    return reply
-                if answer == "ticket" and outgoing.vector is not None:
-                    self._upload(reply.ticket, outgoing.vector.tobytes())
+                if reply.HasField("ticket") and outgoing.vector is not None and uploads < UPLOADS:
+                    self._upload(reply.ticket, outgoing.vector.tobytes(), end_s)
+                    uploads += 1
                     continue
-                message = b""  # it was taken
-                self.station.lookout.wait(span_s(reply.wait_s, AGAIN_S))
             except Refusal as refusal:
                 if not (refusal.retryable or refusal.code in FORGOTTEN) or clock.monotonic_s() >= end_s:
                     raise
                 self.station.lookout.wait(AGAIN_S)
+                continue
+            if reply.WhichOneof("answer") in {"message", "closing"}:
+                return reply
+            if reply.HasField("ticket"):
+                raise Refusal(f"bytes of {outgoing.step.name} are asked for that were sent {uploads} times", fix=LATER)
+            message = b""  # it was taken
+            self.station.lookout.wait(min(span_s(reply.wait_s, AGAIN_S), end_s - clock.monotonic_s()))
+
+    def _check_time(self, end_s: float) -> None:
+        """Raise a retryable Refusal where a step takes too long, whatever the coordinator answers meanwhile."""
+        if self.station.clock.monotonic_s() >= end_s:
+            raise Refusal(f"a step of the sum took {self._patience_s:.0f} s", code="unavailable", fix=LATER)
 
     @property
     def _patience_s(self) -> float:
@@ -191,8 +203,9 @@ class _Talk:
         )
         return self.station.link.call(STEP, self.station.signed(Purpose.STEP, request))
 
-    def _upload(self, ticket: pb.Ticket, vector: bytes) -> None:
+    def _upload(self, ticket: pb.Ticket, vector: bytes, end_s: float) -> None:
         def on_bytes(done: int, total: int) -> None:
+            self._check_time(end_s)
             self.station.tell(Progressed(Phase.UPLOAD, done, total))
             self.station.lookout.pulse()
 
