@@ -71,6 +71,34 @@ def test_more_wrong_shares_than_can_be_told_apart_are_found_where_the_secret_is_
     assert found.odd == (1, 5, 9)
 
 
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_secret_is_found_despite_as_many_wrong_shares_as_is_said(data: st.DataObject, seed: int):
+    n = data.draw(st.integers(2, 20))
+    t = data.draw(st.integers(1, n))
+    decoder = Decoder(tuple(range(1, n + 1)), t)
+    wrong = data.draw(st.sets(st.integers(1, n)).filter(lambda xs: decoder.finds_despite(len(xs))))
+    shares = dealt(SECRET, coefficients(t - 1, seed), range(1, n + 1))
+    for x in wrong:
+        shares[x] = (shares[x] + 1 + x) % PRIME
+
+    assert decoder.recovered(shares, SECRET.__eq__).secret == SECRET
+
+
+@pytest.mark.parametrize(
+    ("shares", "threshold", "wrong", "found"),
+    [
+        (10, 7, 3, True),
+        (10, 7, 4, False),
+        (9, 7, 3, False),
+        (6, 6, 1, False),
+        (128, 86, 21, True),
+        (128, 86, 42, False),
+    ],
+)
+def test_how_many_wrong_shares_a_secret_is_found_despite(shares: int, threshold: int, wrong: int, *, found: bool):
+    assert Decoder(tuple(range(1, shares + 1)), threshold).finds_despite(wrong) is found
+
+
 def test_shares_that_fit_nothing_are_refused():
     shares = dealt(SECRET, coefficients(6), range(1, 11))
 

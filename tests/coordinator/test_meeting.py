@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from potluck.coordinator.meeting import Await, Guest, Manners, Meeting, Park
+from potluck.wire.secure.reasons import Reason, SumRefusal
 
 MANNERS = Manners(least=5, most=8, patience_s=60.0, again_s=1.0, apart_s=120.0)
 
@@ -85,3 +86,16 @@ def test_who_comes_again_counts_once():
         meeting.ask(guest(1), 0.0)
 
     assert meeting.ask(guest(1), 0.0) == Await(1.0, 1)
+
+
+def test_who_is_kept_out_of_a_version_is_refused_by_name_until_it_is_over():
+    meeting = Meeting(MANNERS)
+    come(meeting, range(8), 0.0)
+    meeting.keep_out("client 7", 1)
+
+    assert meeting.gathered(0, 0.0) == ()
+    for version in (0, 1):
+        with pytest.raises(SumRefusal) as caught:
+            meeting.ask(guest(7, version), 0.0)
+        assert caught.value.reason is Reason.DEALER
+    assert isinstance(meeting.ask(guest(7, 2), 0.0), Await)

@@ -232,16 +232,16 @@ class Cheat(Enum):
     DEALT_ALL_WRONG = "all shares dealt are of nothing"
 
 
-def cheated(cheat: Cheat) -> Cohort:
-    """Return a cohort of ten that has gone through, in which client 0 cheats."""
-    run = cohort(10)
+def cheated(cheat: Cheat, size: int = 10) -> Cohort:
+    """Return a cohort that has gone through, in which client 0 cheats."""
+    run = cohort(size)
     run.run(until=Step.AGREE)
     mine = run.sum._roster.position_of(public(key_of(0)))  # noqa: SLF001
     for number, one in run.clients.items():
         key = public(key_of(number))
         shares = list(Openings.parse(one.take(Step.AGREE, run.sum.message(Step.AGREE, key)).message).shares)
         wrong = {
-            Cheat.ONE_WRONG: range(10) if number == 0 else (),
+            Cheat.ONE_WRONG: range(size) if number == 0 else (),
             Cheat.DEALT_ONE_WRONG: (mine - 1,) if number == 3 else (),
             Cheat.DEALT_ALL_WRONG: (mine - 1,),
         }[cheat]
@@ -271,8 +271,15 @@ def test_a_dealer_whose_shares_do_not_fit_ends_the_sum_and_is_named():
     run = cheated(Cheat.DEALT_ALL_WRONG)
 
     assert (run.sum.phase, run.sum.reason) == (Phase.ENDED, Reason.DEALER)
-    assert [one.dealer for one in run.sum.suspects] == [public(key_of(0))]
+    assert [(one.dealer, one.proven) for one in run.sum.suspects] == [(public(key_of(0)), True)]
     assert refused(run.sum.result) is Reason.DEALER
+
+
+def test_where_others_could_make_it_look_so_nothing_is_proven_against_a_dealer():
+    """Of nine, three may lie by the terms, and with three wrong shares no seven are right: the dealer may be honest."""
+    run = cheated(Cheat.DEALT_ALL_WRONG, 9)
+
+    assert [(one.dealer, one.proven) for one in run.sum.suspects] == [(public(key_of(0)), False)]
 
 
 def test_a_vector_out_of_bounds_ends_the_cohort():

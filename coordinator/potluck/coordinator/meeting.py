@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self, final
 
 from potluck.wire.recipe import Recipe
+from potluck.wire.secure.reasons import Reason, SumRefusal
 
 ASKS_MISSED: Final = 5
 """A client that has not asked for so many of its turns is not here any more."""
@@ -87,9 +88,26 @@ class Meeting:
     """When the first of those who are here came."""
     _opens_s: float = field(default=float("-inf"), init=False)
     """Until then everybody is parked."""
+    _out: dict[str, int] = field(default_factory=dict, init=False)
+    """By client that is kept out: the last version for which it is."""
+
+    def keep_out(self, client_id: str, version: int) -> None:
+        """Let a client into no sum of *version* or an earlier one."""
+        self._out[client_id] = version
+        self._here.pop(client_id, None)
 
     def ask(self, guest: Guest, now_s: float) -> Await | Park:
-        """Let *guest* in, or note that it is still here; return what it is told."""
+        """Let *guest* in, or note that it is still here; return what it is told.
+
+        Raises:
+            SumRefusal: DEALER, where it is kept out.
+        """
+        if guest.version <= self._out.get(guest.client_id, -1):
+            raise SumRefusal(
+                f"your program spoilt the last sum; it is in no sum of version {guest.version}",
+                reason=Reason.DEALER,
+                fix="update potluck; where it goes on, tell the operator",
+            )
         if now_s < self._opens_s:
             return Park(self._opens_s - now_s, 0)
         if self._began_s is None:

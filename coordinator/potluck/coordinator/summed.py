@@ -14,10 +14,12 @@ from potluck.coordinator.progress import close, look, open_round, turn
 from potluck.coordinator.receipts import Outcome, give, too_late
 from potluck.coordinator.renewal import renew
 from potluck.coordinator.secure.results import Summed
+from potluck.coordinator.secure.unmasking import Suspect
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import Input, UpdateRecord, UpdateState
+from potluck.wire.envelopes import peer_id
 from potluck.wire.recipe import Recipe
 from potluck.wire.sums import unflattened
 from potluck.wire.v1 import work_pb2 as pb
@@ -68,9 +70,13 @@ def land(site: Site, version: int, sid: bytes, summed: Summed) -> None:
     site.bell.set()
 
 
-def lose(site: Site, books: Books, reason: str) -> None:
-    """End what a sum left behind that came to nothing, if there is any: its updates are spent, and credited."""
+def lose(site: Site, books: Books, reason: str, sid: bytes = b"", suspects: Sequence[Suspect] = ()) -> None:
+    """End what a sum left behind that came to nothing, if there is any: its updates are spent, and credited.
+
+    *suspects* are those of the sum *sid*, because of whom it did.
+    """
     if books.intake.masked():
+        _suspect(books, sid, suspects)
         _spend(site, books, reason)
         renew(site, books, reason)
         open_round(site, books)
@@ -106,8 +112,20 @@ def _tell(books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) 
         digest=digest,
         clipped=summed.tally.clipped,
     )
-    for suspect in summed.suspects:
+    _suspect(books, sid, summed.suspects)
+
+
+def _suspect(books: Books, sid: bytes, suspects: Sequence[Suspect]) -> None:
+    """Tell of shares that did not fit: to all in the log, by keys, and on the operator's terminal, by ids."""
+    for suspect in suspects:
         books.log.append("share_did_not_fit", sid=sid, holder=suspect.holder, dealer=suspect.dealer)
+        LOG.warning(
+            "event=share_did_not_fit sid=%s dealer=%s holder=%s proven=%s",
+            sid.hex(),
+            peer_id(suspect.dealer),
+            peer_id(suspect.holder) if suspect.holder else "all",
+            suspect.proven,
+        )
 
 
 def nominal(recipe: Recipe) -> int:

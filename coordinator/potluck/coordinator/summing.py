@@ -187,7 +187,8 @@ class Sums:
         elif machine.phase is Phase.ENDED:
             LOG.warning("event=sum_ended sid=%s reason=%s", machine.sid.hex(), machine.reason)
             with turn(self._site) as books:
-                lose(self._site, books, str(machine.reason))
+                lose(self._site, books, str(machine.reason), machine.sid, machine.suspects)
+            self._keep_out(current)
         else:
             return
         with self._site.store.writing(self._site.fence) as books:
@@ -195,6 +196,12 @@ class Sums:
                 if (upload := books.leases.upload_of(guest.lease_id)) is not None:
                     forget(self._site, books, guest.lease_id, upload.digest)
         current.over = True
+
+    def _keep_out(self, current: Sum) -> None:
+        """Keep who is proven to have spoilt a sum out of those of its version and of the next, so that they succeed."""
+        with self._lock:
+            for dealer in (one.dealer for one in current.machine.suspects if one.proven):
+                self._meeting.keep_out(current.guests[dealer].client_id, current.version + 1)
 
     # -- details ------------------------------------------------------------------------------------------------
 

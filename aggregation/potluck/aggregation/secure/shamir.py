@@ -9,6 +9,7 @@ Source: Shamir 1979, doi 10.1145/359168.359176.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
+from math import comb
 from typing import Final, final
 
 from potluck.aggregation.errors import BadSetting, BadUpdate
@@ -104,6 +105,15 @@ class Decoder:
                     secret, tuple(x for x in rest if self._at(chosen, x, shares, keep=number == 0) != shares[x])
                 )
         raise BadUpdate(f"{len(self.places)} shares with a threshold of {self.threshold} do not fit together")
+
+    def finds_despite(self, wrong: int) -> bool:
+        """Return whether every secret that was dealt as it should be is found, whichever *wrong* shares are not right.
+
+        Where it is, a secret that is not found was not dealt as it should be, or more shares than that are wrong.
+        """
+        spare = len(self.places) - self.threshold
+        tries = sum(comb(len(self.places), size) for size in range(1, wrong + 1))
+        return 2 * wrong <= spare or (wrong <= spare and tries <= _TRIES)
 
     def _choices(self, shares: Mapping[int, int]) -> Iterator[tuple[int, ...]]:
         """Yield sets of t places that may all be right, the likeliest first."""

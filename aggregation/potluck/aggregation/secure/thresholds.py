@@ -11,8 +11,20 @@ CORRUPT: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({"1/3": (1, 3),
 """The share of a cohort that may work for the coordinator, as a fraction: no rounding of floats decides a bound."""
 
 
+def most_corrupt(clients: int, corrupt: str) -> int:
+    """Return c = ⌊γ·n⌋, how many of *clients* may work for the coordinator, or against the others.
+
+    Raises:
+        UnknownName: a share that is not 1/3 or 1/5.
+    """
+    if corrupt not in CORRUPT:
+        raise UnknownName(f"a corrupt share of {corrupt!r}", fix=f"use one of {', '.join(CORRUPT)}")
+    above, below = CORRUPT[corrupt]
+    return clients * above // below
+
+
 def threshold(clients: int, corrupt: str) -> int:
-    """Return t = ⌊(n + c)/2⌋ + 1 with c = ⌊γ·n⌋.
+    """Return t = ⌊(n + c)/2⌋ + 1 with c of most_corrupt.
 
     Two different lists of survivors cannot both be agreed to by t: together they would take 2t − c > n honest clients'
     signatures, and an honest client signs one.
@@ -23,12 +35,10 @@ def threshold(clients: int, corrupt: str) -> int:
         UnknownName: a share that is not 1/3 or 1/5.
         BadSetting: fewer than 2 or more than 128 clients.
     """
-    if corrupt not in CORRUPT:
-        raise UnknownName(f"a corrupt share of {corrupt!r}", fix=f"use one of {', '.join(CORRUPT)}")
+    lying = most_corrupt(clients, corrupt)
     if not 2 <= clients <= MAX_COHORT:  # noqa: PLR2004 - a sum of one is no sum
         raise BadSetting(f"a cohort of {clients}", fix=f"from 2 to {MAX_COHORT}")
-    above, below = CORRUPT[corrupt]
-    return (clients + clients * above // below) // 2 + 1
+    return (clients + lying) // 2 + 1
 
 
 def may_drop(clients: int, corrupt: str) -> int:

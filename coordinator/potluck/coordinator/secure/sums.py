@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.secure.lanes import vector_size
-from potluck.aggregation.secure.thresholds import threshold
+from potluck.aggregation.secure.thresholds import most_corrupt, threshold
 from potluck.coordinator.secure import intake
 from potluck.coordinator.secure.phases import TAKEN_IN, Event, IllegalEvent, Phase, after
 from potluck.coordinator.secure.results import Summed, summed
@@ -254,14 +254,21 @@ class SecureSum:
         """Take the masks off the sum and read it."""
         committed = {j: shares.commitment for j, shares in self._shares.items()}
         known = Revealed(
-            self._sid, self._roster, self._threshold, self._delivered, self._survivors, committed, self._openings
+            self._sid,
+            self._roster,
+            self._threshold,
+            self._delivered,
+            self._survivors,
+            committed,
+            self._openings,
+            most_corrupt(len(self._roster.entries), self._terms.corrupt),
         )
         try:
             masks, self._suspects = masks_of(known)
             add_masks(self._running, masks, self._site.threads)
             self._summed = summed(self._running, self._terms, known, self._suspects)
         except Undecodable as error:
-            self._suspects = (Suspect(b"", error.dealer),)
+            self._suspects = (error.suspect,)
             self._ended(Event.UNUSABLE, Reason.DEALER)
         except BadUpdate:
             self._ended(Event.UNUSABLE, Reason.INSANE)

@@ -21,6 +21,8 @@ class Suspect:
     """Identity key of the client that sent it on; empty where all shares of a dealer are of no use."""
     dealer: bytes
     """Identity key of the client that made it.  From one share it cannot be told which of the two is at fault."""
+    proven: bool = False
+    """Whether it is the dealer: as many others as the terms reckon with could not make it look so by wrong shares."""
 
 
 @final
@@ -36,15 +38,17 @@ class Revealed:
     commitments: Mapping[int, bytes]
     openings: Mapping[int, Mapping[int, int]]
     """By the position of the client that sent shares, by the position of the one that dealt them."""
+    corrupt: int
+    """Clients that may be lying, at the most."""
 
 
 @final
 class Undecodable(SumRefusal):
     """A dealer whose shares do not give a secret."""
 
-    def __init__(self, message: str, *, dealer: bytes = b"", fix: str = "") -> None:
+    def __init__(self, message: str, *, suspect: Suspect = Suspect(b"", b""), fix: str = "") -> None:
         super().__init__(message, reason=Reason.DEALER, fix=fix)
-        self.dealer = dealer
+        self.suspect = suspect
 
 
 def masks_of(known: Revealed) -> tuple[list[Signed], tuple[Suspect, ...]]:
@@ -80,8 +84,9 @@ def _secret(known: Revealed, decoder: Decoder, j: int) -> tuple[bytes, tuple[int
     try:
         found = decoder.recovered({i: shares[j] for i, shares in known.openings.items()}, fits)
     except BadUpdate as error:
+        suspect = Suspect(b"", dealer.public_key, proven=decoder.finds_despite(known.corrupt))
         raise Undecodable(
-            f"client {j}, {error}", dealer=dealer.public_key, fix="sum again, in a new version, without this client"
+            f"client {j}, {error}", suspect=suspect, fix="sum again, in a new version, without this client"
         ) from None
     return found.secret, found.odd
 

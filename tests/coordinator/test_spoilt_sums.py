@@ -1,0 +1,67 @@
+"""What one member can do to a sum with shares of nothing, and why it cannot do so for ever."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from coordinators import hosting, refused
+from guests import Guest, guests, play_sum
+from potluck.client.secure.participation import Outgoing
+from potluck.wire.secure.messages import Openings, Step
+from potluck.wire.secure.signatures import node_id
+from potluck.wire.v1 import sums_pb2
+from summing import COHORT, entries, summed_recipe
+
+RECIPE = summed_recipe(run={"versions": 9})
+
+
+def node(guest: Guest) -> bytes:
+    return node_id(guest.key.public_key().public_bytes_raw())
+
+
+def met(made: list[Guest]) -> None:
+    """Let all of them meet until their sum begins."""
+    for guest in made:
+        guest.lease_id = guest.lease().lease_id
+        guest.meet()
+    for guest in made:
+        guest.begin()
+
+
+def spoilt_by(dealer: Guest, made: list[Guest]):
+    """Return what makes the sum of *made* as if *dealer* had dealt everybody shares of nothing."""
+    mine = sorted(map(node, made)).index(node(dealer))  # as the roster has them
+
+    def spoil(_: Guest, said: Outgoing) -> Outgoing:
+        if said.step is not Step.UNMASK:
+            return said
+        shares = list(Openings.parse(said.message).shares)
+        shares[mine] = bytes([0]) + bytes(reversed(shares[mine][1:]))
+        return replace(said, message=Openings(tuple(shares)).to_bytes())
+
+    return spoil
+
+
+def test_who_spoils_a_sum_is_named_and_in_none_of_the_next_version(tmp_path: Path, caplog):
+    with hosting(tmp_path / "run", RECIPE) as hosted, caplog.at_level(logging.WARNING):
+        made = guests(hosted, COHORT + 1)
+        first, dealer = made[:COHORT], made[3]
+        met(first)
+        play_sum(first, spoilt_by(dealer, first))
+
+        assert hosted.coordinator.status().version == 1  # the same adapter, for which all but one may try again
+        (told,) = [one for one in entries(tmp_path / "run") if one["kind"] == "share_did_not_fit"]
+        assert (told["dealer"], told["holder"]) == (dealer.key.public_key().public_bytes_raw().hex(), "")
+        assert f"dealer={dealer.client_id} holder=all proven=True" in caplog.text
+
+        dealer.lease_id = dealer.lease().lease_id
+        with refused("sum_dealer"):
+            dealer.meet()
+        others = [guest for guest in made if guest is not dealer]
+        met(others)
+        play_sum(others)
+        assert hosted.coordinator.wait_for_version(2, 20.0)
+        assert hosted.coordinator.history().versions[0].contributors == COHORT
+
+        dealer.lease_id = dealer.lease().lease_id
+        assert dealer.meet().verdict == sums_pb2.MEET_VERDICT_WAIT
