@@ -1,12 +1,17 @@
-"""What one member can do to a sum with shares of nothing, and why it cannot do so for ever."""
+"""What a member, or a disk, can do to a sum, and why it cannot do so for ever."""
 
 import logging
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from coordinators import hosting, refused
 from guests import Guest, guests, play_sum
 from potluck.client.secure.participation import Outgoing
+from potluck.coordinator.steps import Step as Point
+from potluck.coordinator.steps import When
+from potluck.wire.refusals import Refusal
 from potluck.wire.secure.messages import Openings, Step
 from potluck.wire.secure.signatures import node_id
 from potluck.wire.v1 import sums_pb2
@@ -65,3 +70,24 @@ def test_who_spoils_a_sum_is_named_and_in_none_of_the_next_version(tmp_path: Pat
 
         dealer.lease_id = dealer.lease().lease_id
         assert dealer.meet().verdict == sums_pb2.MEET_VERDICT_WAIT
+
+
+@pytest.mark.parametrize("when", [When.BEFORE, When.INSIDE])
+def test_a_disk_that_is_full_when_a_sums_members_are_written_down_does_not_end_the_sum(tmp_path: Path, when: When):
+    failed = []
+
+    def on_step(point: Point, at: When) -> None:
+        if (point, at) == (Point.REVEAL, when) and len(failed) < 2:
+            failed.append(point)
+            raise Refusal("the disk is full", code="disk_full", fix="make room")
+
+    with hosting(tmp_path / "run", RECIPE, on_step=on_step) as hosted:
+        made = guests(hosted, COHORT)
+        met(made)
+        play_sum(made)
+
+        assert hosted.coordinator.wait_for_version(1, 20.0)
+        assert hosted.coordinator.history().versions[0].contributors == COHORT
+    assert len(failed) == 2
+    kinds = [one["kind"] for one in entries(tmp_path / "run")]
+    assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)

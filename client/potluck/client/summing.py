@@ -153,7 +153,7 @@ class Talk:
         while True:
             if outgoing is None:
                 raise SumRefusal("nothing is left to say", reason=Reason.OUT_OF_ORDER, fix="update potluck")
-            if outgoing.step is Step.UNMASK:  # on the disk before a share leaves
+            if outgoing.step is Step.AGREE:  # on the disk before the signature leaves
                 self.station.move(self.station.outbox.task(self.task.lease_id), Event.SENT)
             reply = self._said(outgoing)
             if reply.closing:

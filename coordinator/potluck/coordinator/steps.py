@@ -8,7 +8,7 @@ from typing import TypeAlias
 class Step(Enum):
     """A kill before, inside or after any of these loses nothing and counts nothing twice."""
 
-    REVEAL = "whose updates a secure sum holds is written down, before anybody is asked to take the masks off"
+    REVEAL = "whose updates a secure sum holds is written down, before anybody is asked to sign it"
     SPOOL = "an update is on disk, and its row and its receipt are in one transaction"
     PREPARE = "the round's exact inputs are fixed, in that same transaction"
     COMPUTE = "the inputs are combined"

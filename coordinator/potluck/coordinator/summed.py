@@ -28,9 +28,10 @@ LOG = logging.getLogger(__name__)
 
 
 def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
-    """Step REVEAL: write down whose updates the masks are about to be taken off; return whether they may be.
+    """Step REVEAL: write down whose updates are in a sum, before they are asked to sign it; return whether they may be.
 
-    They may not where the operator moved the master meanwhile, or the run is done.  Nothing is revealed then.
+    Whoever signs has spent its update, so it gets its receipt whatever becomes of the sum.  They may not be in it where
+    the operator moved the master meanwhile, or the run is done.  Nothing is revealed then.
     """
     site.on_step(Step.REVEAL, When.BEFORE)
     with turn(site) as books:

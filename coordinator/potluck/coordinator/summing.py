@@ -163,7 +163,7 @@ class Sums:
         machine = current.machine
         with self._lock:
             current.busy = True
-        if machine.phase not in OVER:
+        if machine.phase not in OVER and not current.unmarked:
             before = machine.phase
             try:
                 phase = machine.close()
@@ -171,8 +171,11 @@ class Sums:
                 machine.cancel()
                 raise
             LOG.info("event=sum_step sid=%s from=%s to=%s", machine.sid.hex(), before.name, phase.name)
-            if phase is Phase.UNMASKING and not mark(self._site, current.version, current.survivors()):
+            current.unmarked = phase is Phase.AGREEING
+        if current.unmarked:  # where that fails, it is done again, and the step before is not closed once more
+            if not mark(self._site, current.version, current.survivors()):
                 machine.cancel()
+            current.unmarked = False
         self._settle(current)
         with self._lock:
             current.busy, current.since_s = False, self._site.clock.now_s()

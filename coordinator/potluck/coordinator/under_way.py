@@ -36,6 +36,8 @@ class Sum:
     """When the present step began."""
     busy: bool = False
     """Whether a step is being closed: nothing is taken, and nothing handed out."""
+    unmarked: bool = False
+    """Whether it is to be written down whose updates are in it, and nothing else is to be done before."""
     over: bool = False
     """Whether everything that it leads to is in the store."""
     said: set[tuple[Step, bytes]] = field(default_factory=set)

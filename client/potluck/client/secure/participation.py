@@ -215,19 +215,24 @@ class Participation:
         mine.of_masks[j], mine.of_seeds[j] = bytearray(both[:SHARE_BYTES]), bytearray(both[SHARE_BYTES:])
 
     def _agree(self, message: bytes) -> Outgoing:
-        """Answer the list of survivors with a signature over it: the only one in this sum."""
+        """Answer the list of survivors with a signature over it, the only one in this sum; the update is spent.
+
+        Not later: others may reveal the sum while this client is told nothing more of it, and a second sum with the
+        same update, without them, would differ from the first by theirs alone.
+        """
         survivors = Survivors.parse(message)
         self._among(survivors.positions, self._delivered)
         self._large_enough(len(survivors.positions), self._threshold)
         hashed = survivors_hash(self._sid, self._roster.hash, survivors.positions)
         verify(self._policy.coordinator_key, Tag.SURVIVORS, hashed, survivors.signature)
-        cohort = frozenset(self._roster.at(j).node for j in survivors.positions)
-        self._notes += differing(self._policy, cohort, self._standing.used.cohorts())
+        cohort = [self._roster.at(j).node for j in survivors.positions]
+        self._notes += differing(self._policy, frozenset(cohort), self._standing.used.cohorts())
+        self._standing.used.spend(self._sid, self._contribution, cohort)
         self._survivors = survivors.positions
         return Outgoing(Step.AGREE, Agreement(signed(self._standing.key, Tag.AGREE, hashed)).to_bytes())
 
     def _unmask(self, message: bytes) -> Outgoing:
-        """Answer the others' signatures with one share for each client; then the update is spent."""
+        """Answer the others' signatures with one share for each client."""
         agreements = Agreements.parse(message)
         hashed = survivors_hash(self._sid, self._roster.hash, self._survivors)
         valid = 0
@@ -239,8 +244,6 @@ class Participation:
         if valid < self._threshold:
             raise SumRefusal(f"{valid} of {self._threshold}", reason=Reason.NO_CONSENSUS, fix="wait for the next sum")
         mine = self._mine()
-        cohort = [self._roster.at(j).node for j in self._survivors]
-        self._standing.used.spend(self._sid, self._contribution, cohort)
         shares = tuple(bytes((mine.of_seeds if j in self._survivors else mine.of_masks)[j]) for j in self._delivered)
         self._forget()
         return Outgoing(Step.UNMASK, Openings(shares).to_bytes())

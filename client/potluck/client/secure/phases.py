@@ -14,8 +14,8 @@ class Phase(Enum):
     ADVERTISED = "sent two keys, waits for the roster"
     SHARED = "sent shares of its secrets, waits for the others'"
     MASKED = "sent its masked vector, waits for who survived"
-    AGREED = "signed who survived, waits for the others' signatures"
-    SPENT = "sent the shares that reveal the sum; the update never goes into another"
+    AGREED = "signed who survived, so that its update is spent; waits for the others' signatures"
+    SPENT = "sent the shares that reveal the sum"
     DONE = "knows how the sum ended"
     LEFT = "left or was left; its secrets are gone"
 

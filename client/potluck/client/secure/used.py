@@ -1,4 +1,4 @@
-"""What a client must not forget about sums, across crashes: which it was in, and which updates were revealed."""
+"""What a client must not forget about sums, across crashes: which it was in, and which updates may be revealed."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from potluck.aggregation.errors import PotluckError
+from potluck.client.errors import DiskFull
+from potluck.client.home import NO_ROOM
 from potluck.wire.secure.encoding import HASH_BYTES, NODE_BYTES
 from potluck.wire.secure.reasons import Reason, SumRefusal
 
@@ -27,14 +29,14 @@ class UsedSums(Protocol):
 
         Raises:
             SumRefusal: USED_SUM, where the sum was claimed before: a process that was started again never answers;
-                SPENT, where the contribution was revealed in a sum.
+                SPENT, where the contribution may have been revealed in a sum.
         """
 
     def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
-        """Note that *contribution* is revealed in a sum over the nodes *cohort*, before the shares for it leave."""
+        """Note that *contribution* may be revealed in a sum over the nodes *cohort*, before this client signs it."""
 
     def cohorts(self) -> Sequence[frozenset[bytes]]:
-        """Return the nodes of the last 20 sums that this client helped to reveal, the latest last."""
+        """Return the nodes of the last 20 sums that this client signed, the latest last."""
 
 
 @final
@@ -71,13 +73,24 @@ class UsedFile:
         ]
 
     def _append(self, *words: str) -> None:
+        """Append a line, whole or not at all.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
         new = not self.path.exists()
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(file, (" ".join(words) + "\n").encode("ascii"))
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
+            size = file.tell()
+            line = (" ".join(words) + "\n").encode("ascii")
+            try:
+                while line:  # a disk that fills up takes a part of it, and refuses the rest
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(size)
+                if error.errno not in NO_ROOM:
+                    raise
+                raise DiskFull("no room to note what is sent in a sum", fix="make room; it is tried again") from None
         if new and os.name == "posix":  # the file's name is durable once its folder is
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
