@@ -92,6 +92,20 @@ def test_nothing_is_left_on_the_disk_but_what_is_needed(client):
     assert sha256(client.home.blob(bytes.fromhex(kept[0])).read_bytes()).hexdigest() == kept[0]
 
 
+def test_once_an_update_is_sealed_nothing_of_its_training_is_left(client):
+    """The checkpoint holds the trained factors in the clear, and the folder the seed of private noise."""
+    client.run(watch=lambda happening, session: sealed(happening) and session.stop())
+    task = status_of(client.home).tasks[0]
+    assert task.is_sealed
+    assert list(client.home.tasks.iterdir()) == []
+
+    (client.home.task(task.lease_id) / "checkpoint.safetensors").write_bytes(b"as if it was killed in between")
+    left = []
+    client.run(watch=lambda _, session: left.append(list(client.home.tasks.iterdir())) or session.stop())
+
+    assert left[0] == []
+
+
 def test_bytes_on_the_volunteers_screen_cover_what_the_coordinator_counted(hosted, client):
     """The coordinator counts updates and adapters; the client all its messages, which are a little more."""
     client.run()

@@ -132,6 +132,7 @@ class Making:
         store(data, station.home.blob(sealed.digest))
         with station.entering(task.terms, TaskState.OFFERING):
             station.outbox.seal(task.lease_id, sealed, left)
+        station.home.drop_task(task.lease_id)  # trained factors in the clear, and the seed of their noise
 
     def _job(self, task: Task) -> Job:
         """Return what the trainer is to do; the same after a restart."""

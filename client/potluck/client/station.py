@@ -145,7 +145,10 @@ class Station:
             self.home.blob(task.sealed.digest).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove files that no open task needs and a crash left behind; keep the newest adapter."""
+        """Remove files that no open task needs and a crash left behind; keep the newest adapter.
+
+        Once an update is sealed, nothing of its training is needed any more.
+        """
         open_tasks, shared = self.outbox.open_tasks(), self.outbox.shared(self.membership.run_id)
         needed = {task.terms.adapter_digest.hex() for task in open_tasks}
         needed |= set() if shared is None else {shared.digest.hex()}
@@ -154,7 +157,7 @@ class Station:
         for path in self.home.blobs.iterdir():
             if path.name.removesuffix(".partial") not in needed:
                 path.unlink()
-        leases = {task.lease_id for task in open_tasks}
+        training = {task.lease_id.hex() for task in open_tasks if not task.is_sealed}
         for folder in self.home.tasks.iterdir():
-            if folder.name not in {lease_id.hex() for lease_id in leases}:
+            if folder.name not in training:
                 self.home.drop_task(bytes.fromhex(folder.name))

@@ -25,7 +25,7 @@ class Job:
     seed: int  # for the start's fresh rows: the same for every lease of one version
     order: int  # for the order of samples: of this client and version alone
     data: Path
-    folder: Path  # for checkpoints; removed when the task is over
+    folder: Path  # for checkpoints; removed once the update is sealed, or the task over
     threads: int
     account: Account | None = None  # what a round that spends the owner's privacy is paid from
 
