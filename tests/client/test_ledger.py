@@ -1,6 +1,7 @@
 """The ledger is only added to, survives crashes, and an old copy of it does not forget what was told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,18 @@ def test_a_lease_is_paid_once(paths):
     ledger = charged(paths, 1, 1, 1)
 
     assert len(ledger.entries) == 1
-    assert ledger.holds(bytes([1]) * 16)
-    assert not ledger.holds(bytes([2]) * 16)
+    assert ledger.holds(bytes([1]) * 16, ROUND)
+    assert not ledger.holds(bytes([2]) * 16, ROUND)
+
+
+def test_a_lease_that_is_trained_again_on_less_text_is_paid_again(paths):
+    ledger, smaller = charged(paths, 1), replace(ROUND, records=32)
+
+    assert not ledger.holds(bytes([1]) * 16, smaller)
+    ledger.charge("run", bytes([1]) * 16, smaller, 2_000.0)
+
+    assert Ledger.open(*paths).spendings("run") == [ROUND, smaller]
+    assert ledger.leases("run") == {bytes([1]) * 16}
 
 
 def test_epsilon_composes_over_all_runs(paths):

@@ -36,16 +36,18 @@ class Account:
             BadSetting: the recipe's delta is too large for so many records, or no noise is enough.
         """
         spending = spending_of(recipe, records)
-        if self.ledger.holds(self.lease_id):  # paid; it is trained again because the program was killed
+        if self.ledger.holds(self.lease_id, spending):  # paid; it is trained again because the program was killed
             return spending
         terms = recipe.privacy.differential
-        own = self.ledger.spendings(self.run_id)
-        if len(own) >= terms.participations:
+        others = len(self.ledger.leases(self.run_id) - {self.lease_id})
+        if others >= terms.participations:
             raise OverBudget(
-                f"this text took part in {len(own)} rounds of this run, and its recipe allows {terms.participations}",
+                f"this text took part in {others} rounds of this run, and its recipe allows {terms.participations}",
                 fix=OVER,
             )
-        _within([*own, spending], terms.delta, Bound(terms.epsilon, "the run's recipe", OVER))
+        _within(
+            [*self.ledger.spendings(self.run_id), spending], terms.delta, Bound(terms.epsilon, "the run's recipe", OVER)
+        )
         _within([*self.ledger.spendings(), spending], terms.delta, Bound(self.max_epsilon, "your limit", MORE))
         return spending
 

@@ -82,9 +82,13 @@ class Ledger:
         """SHA-256 that names the last line and all before it."""
         return self._hashes[-1] if self._hashes else START
 
-    def holds(self, lease_id: bytes) -> bool:
-        """Whether the round of *lease_id* was paid for."""
-        return any(entry.lease_id == lease_id.hex() for entry in self._entries)
+    def holds(self, lease_id: bytes, spending: Spending) -> bool:
+        """Whether the round of *lease_id* was paid for, as exactly that *spending*."""
+        return any(entry.lease_id == lease_id.hex() and entry.spending == spending for entry in self._entries)
+
+    def leases(self, run_id: str) -> frozenset[bytes]:
+        """Return which rounds of that run were paid for."""
+        return frozenset(bytes.fromhex(entry.lease_id) for entry in self._entries if entry.run_id == run_id)
 
     def spendings(self, run_id: str = "") -> list[Spending]:
         """Return what was spent, in all runs or in that one."""
@@ -95,12 +99,15 @@ class Ledger:
         return epsilon(self.spendings(run_id), delta)
 
     def charge(self, run_id: str, lease_id: bytes, spending: Spending, at_unix_s: float) -> None:
-        """Write down that a round may be told; on return it is on the disk.  A lease is written down once.
+        """Write down that a round may be told; on return it is on the disk.
+
+        A lease is written down once for each spending: one that is trained again on more or less text, because the
+        program was killed, is another round to the accountant.
 
         Raises:
             DiskFull: there is no room; the round must not be told.
         """
-        if self.holds(lease_id):
+        if self.holds(lease_id, spending):
             return
         if not self._hashes:
             self._append({"ledger": secrets.token_hex(16)})

@@ -312,7 +312,7 @@ def test_an_interrupted_round_ends_in_the_same_bits(job: Job, base: Base):
     (cut.folder / "noise.seed").write_bytes((job.folder / "noise.seed").read_bytes())
 
     assert trained(cut, base, lambda stride: Word.SUSPEND if stride.done == 3 else Word.GO) is None
-    assert not job.account.ledger.holds(bytes([9]) * 16)  # nothing can be seen of it yet
+    assert not job.account.ledger.entries[1:]  # nothing can be seen of it yet
     resumed = trained(cut, base)
 
     assert whole is not None
@@ -331,6 +331,22 @@ def test_a_round_over_the_owners_budget_is_refused_before_training(job: Job, bas
     with pytest.raises(OverBudget):
         LocalTrainer(base.folder.parent / "cache").train(poor, lambda _: Word.GO)
     assert job.account.ledger.length == 0
+
+
+def test_a_round_that_was_paid_for_more_records_is_checked_again(job: Job):
+    """Paid on 2,000 records, killed, and trained again after most of the text was deleted: epsilon is another."""
+    terms = job.recipe.privacy.differential.model_copy(update={"noise": 0.8})
+    privacy = job.recipe.privacy.model_copy(update={"differential": terms})
+    recipe = job.recipe.model_copy(update={"privacy": privacy})
+    many = job.account.check(recipe, 2_000)
+    job.account.charge(many)
+
+    with pytest.raises(OverBudget, match="the run's recipe allows 8"):
+        job.account.check(recipe, 5)
+    assert job.account.check(recipe, 2_000) == many  # the same round again costs nothing
+    some = job.account.check(recipe, 1_500)
+    job.account.charge(some)
+    assert job.account.ledger.spendings() == [many, some]
 
 
 def test_a_run_is_over_for_a_text_after_its_participations(job: Job, base: Base):
