@@ -208,3 +208,12 @@ def test_sides_of_one_do_not_make_a_shape_larger():
     shapes = record_shapes({"w": np.frombuffer(bytes([0, 4]) + sides, np.uint8)})
 
     assert shapes == {"w": (1 << 20, 1, 1 << 20, 1)}
+
+
+def test_int8_is_what_nobody_has_to_ask_for():
+    assert opened(encode({"w": np.ones(4, np.float32)}), limits=ROOMY).facts["codec"] == "int8"
+
+
+def test_a_shape_that_no_record_holds_is_told_by_its_name():
+    with pytest.raises(BadTensor, match=r"^w has shape \(1, 1, 1, 1, 1, 1, 1, 1, 1\)"):
+        encode({"w": np.ones((1,) * 9, np.float32)}, "fp32", lossless=True)

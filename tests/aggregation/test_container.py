@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from potluck.aggregation import BadTensor, Limits
-from potluck.aggregation.container import MAX_EXTENT, MAX_NAME, counts, read, write
+from potluck.aggregation.container import MAX_EXTENT, MAX_HEADER_BYTES, MAX_NAME, counts, read, write
 
 ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 BODY = struct.pack("<f", 2.5)
@@ -134,6 +134,21 @@ def test_what_is_written_is_sorted_by_width_and_name_and_padded():
             write({"a": wrong}, {})
     with pytest.raises(BadTensor, match=r"under the name '__metadata__'$"):
         write({"__metadata__": np.ones(1, np.float32)}, {})
+
+
+def test_a_file_that_nobody_asked_to_compress_is_one_that_others_open():
+    data = write({f"layer.{i}.ü": np.ones(1, np.float32) for i in range(50)}, {})
+
+    assert data[4:8] == b"\0" * 4
+    assert "layer.49.ü".encode() in data
+
+
+def test_a_header_is_as_long_as_it_may_be():
+    text = b"{}".ljust(MAX_HEADER_BYTES)
+
+    assert read(struct.pack("<Q", len(text)) + text, Limits()) == ({}, {})
+    with pytest.raises(BadTensor, match=f"cannot hold a header of {len(text) + 1}"):
+        read(struct.pack("<Q", len(text) + 1) + text + b" ", Limits())
 
 
 def test_counts_are_whole_numbers_of_at_least_zero():
