@@ -13,7 +13,7 @@ from pathlib import Path
 from fakes import Client
 from potluck.coordinator.desk import Desk
 from potluck.wire.recipe import Recipe
-from scripted import Volunteer
+from scripted import Volunteer, recipe
 from searching import files_of, found, memory_of, needles
 from summing import COHORT, STEP, deltas_of, plainly, steps_of, summed_recipe
 
@@ -88,15 +88,14 @@ def test_no_memory_and_no_file_of_the_coordinator_ever_holds_one_update(tmp_path
 
 
 def test_the_same_search_finds_an_update_where_they_are_read_one_by_one(tmp_path: Path):
-    recipe = summed_recipe(
-        privacy={"secure_aggregation": False}, codec={"name": "fp32", "lossless": False}, aggregation={"minimum": 2}
-    )
-    with coordinator(tmp_path / "coordinator", recipe) as (_, invite):
+    how = {"rule": "ffa", "weights": ["uniform"], "hostile": 0.0, "mode": "synchronous", "cohort": COHORT, "minimum": 2}
+    seen = recipe(run={"versions": 1}, aggregation=how, codec={"name": "fp32", "lossless": False})
+    with coordinator(tmp_path / "coordinator", seen) as (_, invite):
         volunteer = Volunteer(invite, seed=3)
         volunteer.enroll()
         lease = volunteer.lease()
-        data = recipe.codec.choose(("fp32",)).encode(deltas_of(recipe, 0, 3))
+        data = seen.codec.choose(("fp32",)).encode(deltas_of(seen, 0, 3))
         volunteer.deliver(lease, data)
         volunteer.close()
 
-        assert found(list(needles(steps_of(recipe, 0, 3), STEP)), files_of(tmp_path / "coordinator"))
+        assert found(list(needles(steps_of(seen, 0, 3), STEP)), files_of(tmp_path / "coordinator"))

@@ -87,3 +87,42 @@ def test_a_client_refuses_what_gives_words_away_whoever_offers_it():
 
     with pytest.raises(BadSetting, match="tells which words"):
         Recipe.offered(json.dumps(text))
+
+
+@pytest.mark.parametrize(
+    ("privacy", "words"),
+    [
+        ({"differential": {"epsilon": 2.0}}, ["differential.epsilon is 2.0", 'unit = "example" or unit = "user']),
+        ({"differential": {"noise": 1.0, "delta": 1e-6}}, ["differential.noise is 1.0", "differential.delta is 1e-06"]),
+        ({"differential": {"participations": 3}}, ["differential.participations is 3"]),
+        ({"differential": {"unit": "example", "separation": 4}}, ["differential.separation is 4", "user-central"]),
+        ({"differential": {"unit": "user-central", "clip": 0.1}}, ["differential.clip is 0.1", "is privacy.clip"]),
+        ({"differential": {"unit": "user-central", "cap": 9}}, ["differential.cap is 9", "draws records"]),
+        ({"clip": 0.1}, ["privacy.clip is 0.1", "secure_aggregation = true"]),
+        ({"clip": 0.1, "differential": {"unit": "example"}}, ["privacy.clip is 0.1", "privacy.differential.clip"]),
+        ({"cohort_minimum": 20}, ["privacy.cohort_minimum is 20", "secure_aggregation = true"]),
+        ({"corrupt_share": "1/5", "ring_bits": 32}, ['privacy.corrupt_share is "1/5"', "privacy.ring_bits is 32"]),
+        ({"sum_losses": False, "vector_s": 9}, ["privacy.sum_losses is false", "privacy.vector_s is 9"]),
+    ],
+)
+def test_a_key_that_nothing_uses_is_refused_and_what_would_use_it_is_named(privacy: dict, words: list[str]):
+    """Somebody who wrote epsilon thinks that it protects."""
+    with pytest.raises(BadSetting) as caught:
+        parsed(privacy={"secure_aggregation": False, **privacy}, aggregation={"cohort": 100})
+
+    told = "\n".join([str(caught.value), *caught.value.__notes__])
+    assert [word for word in words if word not in told] == []
+
+
+def test_what_private_training_does_not_clip_with_is_refused():
+    with pytest.raises(BadSetting, match=r"training\.clip_grad_norm is 0\.5"):
+        parsed(training={"clip_grad_norm": 0.5}, privacy={"differential": {"unit": "example"}})
+
+
+@pytest.mark.parametrize("unit", ["none", "example", "user-central"])
+@pytest.mark.parametrize("summed", [False, True])
+def test_defaults_that_are_written_out_are_accepted(unit: str, *, summed: bool):
+    """A recipe's own JSON has every key: the host and every volunteer read that."""
+    recipe = parsed(run={"versions": 20}, privacy={"secure_aggregation": summed, "differential": {"unit": unit}})
+
+    assert Recipe.parse(recipe.to_json()) == recipe == Recipe.offered(recipe.to_json())

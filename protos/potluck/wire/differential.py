@@ -1,6 +1,7 @@
 """The recipe's table [privacy.differential]: what of a volunteer nobody can tell from what is published, in numbers."""
 
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, final
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -9,13 +10,26 @@ from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.private.banded import Schedule
 from potluck.aggregation.private.gaussian import noise_of
 from potluck.aggregation.private.learnable import HOPELESS, Prospect, prospect
-from potluck.wire.settings import Settings
+from potluck.wire.settings import Settings, idle
 
 if TYPE_CHECKING:  # the recipe that this table is in
     from potluck.wire.recipe import Recipe
 
 LINEAR: Final = ("ffa", "rolora", "fedsvd")
 """Rules into whose mean noise enters as noise: one factor moves, the other one is public and the same for all."""
+
+_BOTH: Final = ("example", "user-central")
+_USES: Final = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("epsilon", "delta", "noise", "participations"), (_BOTH, 'unit = "example" or unit = "user-central"')
+        ),
+        "clip": (("example",), 'unit = "example"; the bound of a whole update is privacy.clip'),
+        "cap": (("example",), 'unit = "example", which draws records'),
+        "separation": (("user-central",), 'unit = "user-central"'),
+    }
+)
+"""Of every key: the units that use it, and in words."""
 
 
 @final
@@ -42,10 +56,11 @@ class Differential(Settings):
 
     @model_validator(mode="after")
     def _units_differ(self) -> Self:
-        if self.unit != "example" and self.cap:
+        unused = {key: use for key, (units, use) in _USES.items() if self.unit not in units}
+        if found := [*idle(self, "privacy.differential", unused)]:
             raise BadSetting(
-                f'privacy.differential.cap is {self.cap}, and only the unit "example" draws records',
-                fix="leave cap out",
+                f'privacy.differential.unit is "{self.unit}": {"; ".join(why for why, _ in found)}',
+                fix="; ".join(fix for _, fix in found),
             )
         if self.unit == "user-central" and self.noise and self.noise < (least := noise_of(self.epsilon, self.delta)):
             raise BadSetting(
@@ -122,6 +137,9 @@ def _example(recipe: "Recipe") -> Iterator[tuple[str, str]]:
     """Yield what private training of single records cannot have, as (what is wrong, what to do)."""
     if recipe.training.proximal:
         yield f"training.proximal is {recipe.training.proximal:g}, which is not noised with the rest", "set it to 0"
+    yield from idle(
+        recipe.training, "training", {"clip_grad_norm": "training without noise; privacy.differential.clip bounds here"}
+    )
 
 
 def _user(recipe: "Recipe") -> Iterator[tuple[str, str]]:

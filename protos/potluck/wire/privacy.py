@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from potluck.aggregation.codecs.registry import make_codec
 from potluck.aggregation.errors import BadSetting
 from potluck.wire.differential import Differential
-from potluck.wire.settings import Settings
+from potluck.wire.settings import Settings, idle
 
 if TYPE_CHECKING:  # tables beside this one
     from potluck.wire.aggregating import Aggregation
@@ -28,6 +28,14 @@ EXACT: Final = ("fp32", "fp16")
 """Names of codecs that leave nothing out; a sum travels as numbers of its ring, whichever of them the recipe names."""
 TOKEN_ROWS: Final = frozenset({"embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", "word_embeddings"})
 """Modules with a row for each token: which rows moved tells which words were there, through any sum."""
+
+_OF_SUMS: Final = (
+    *("cohort_minimum", "small_cohorts", "corrupt_share", "ring_bits"),
+    *("rendezvous_s", "vector_s", "answer_s", "sum_losses"),
+)
+_CLIPS: Final = (
+    'secure_aggregation = true, or for differential.unit = "user-central"; "example" has privacy.differential.clip'
+)
 
 Seconds = Annotated[int, Field(ge=1, le=3_600)]
 """A deadline within a sum."""
@@ -67,6 +75,15 @@ class Privacy(Settings):
                 f"privacy.cohort_minimum is {self.cohort_minimum}: a sum of fewer than {USUAL} updates hides little",
                 fix=f"set it to at least {USUAL}, or say that it is meant: small_cohorts = true",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _all_is_used(self) -> Self:
+        sums = () if self.secure_aggregation else _OF_SUMS
+        clips = self.secure_aggregation or self.differential.by_user
+        uses = dict.fromkeys(sums, "secure_aggregation = true") | ({} if clips else {"clip": _CLIPS})
+        if found := [*idle(self, "privacy", uses)]:
+            raise BadSetting("; ".join(why for why, _ in found), fix="; ".join(fix for _, fix in found))
         return self
 
     @property

@@ -3,7 +3,7 @@
 import json
 import reprlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
@@ -67,6 +67,18 @@ class Settings(BaseModel):
                 for line in (f"also: {other}", *getattr(other, "__notes__", [])):
                     first.add_note(line)
             raise first from None
+
+
+def idle(table: Settings, where: str, uses: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the keys of *table* that say something although nothing listens, as (what is wrong, what to do).
+
+    *uses*: what would use each key that nothing uses now.  Defaults may stay: a recipe writes all of them out.
+    """
+    for key, use in uses.items():
+        value = getattr(table, key)
+        if value != type(table).model_fields[key].default:
+            shown = json.dumps(value)
+            yield f"{where}.{key} is {shown}, and nothing here uses it", f"leave {key} out: it is for {use}"
 
 
 def _explained(model: type[BaseModel], details: "ErrorDetails") -> PotluckError:
