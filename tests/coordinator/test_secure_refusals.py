@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cohorts import COORDINATOR, STEPS, TERMS, Cohort, cohort, key_of, public
-from potluck.aggregation.secure.shamir import PRIME
+from lying import refused
 from potluck.coordinator.secure.phases import Phase
 from potluck.wire.secure.encoding import enc
 from potluck.wire.secure.messages import Masked, Openings, Shares, Step
-from potluck.wire.secure.reasons import Reason, SumRefusal
+from potluck.wire.secure.reasons import Reason
 from potluck.wire.secure.registers import certificate
 from potluck.wire.secure.roster import Entry, entry
 from potluck.wire.secure.signatures import Tag, signed
@@ -112,11 +112,6 @@ def one_opening_more(sent: Sent) -> None:
     sent.message = Openings((*Openings.parse(sent.message).shares, bytes(33))).to_bytes()
 
 
-def above_the_field(sent: Sent) -> None:
-    shares = Openings.parse(sent.message).shares
-    sent.message = Openings((PRIME.to_bytes(33, "big"), *shares[1:])).to_bytes()
-
-
 ALL = (
     (cut, Reason.MALFORMED),
     (longer, Reason.MALFORMED),
@@ -152,7 +147,7 @@ FAULTS: dict[Step, tuple[tuple[Callable[[Sent], None], Reason], ...]] = {
         (signed_for_sharing, Reason.BAD_SIGNATURE),
     ),
     Step.AGREE: (*ALL, (bits_flipped, Reason.BAD_SIGNATURE), (of_another, Reason.BAD_SIGNATURE)),
-    Step.UNMASK: (*ALL, (one_opening_more, Reason.MALFORMED), (above_the_field, Reason.MALFORMED)),
+    Step.UNMASK: (*ALL, (one_opening_more, Reason.MALFORMED)),
 }
 CASES = [(step, fault, reason) for step, faults in FAULTS.items() for fault, reason in faults]
 
@@ -167,12 +162,6 @@ def sending(step: Step) -> Sent:
 
 def give(sent: Sent, step: Step) -> None:
     sent.cohort.sum.take(step, sent.sender, sent.message, None if sent.vector is None else sent.vector.data)
-
-
-def refused(act: Callable[[], object]) -> Reason:
-    with pytest.raises(SumRefusal) as caught:
-        act()
-    return caught.value.reason
 
 
 @pytest.mark.parametrize(("step", "fault", "reason"), CASES, ids=lambda one: getattr(one, "__name__", None))
@@ -230,6 +219,7 @@ class Cheat(Enum):
     ONE_WRONG = "one client's openings are wrong"
     DEALT_ONE_WRONG = "a share dealt to one client is wrong"
     DEALT_ALL_WRONG = "all shares dealt are of nothing"
+    DEALT_OUTSIDE = "no share dealt is an element of the field"
 
 
 def cheated(cheat: Cheat, size: int = 10) -> Cohort:
@@ -244,9 +234,11 @@ def cheated(cheat: Cheat, size: int = 10) -> Cohort:
             Cheat.ONE_WRONG: range(size) if number == 0 else (),
             Cheat.DEALT_ONE_WRONG: (mine - 1,) if number == 3 else (),
             Cheat.DEALT_ALL_WRONG: (mine - 1,),
+            Cheat.DEALT_OUTSIDE: (mine - 1,),
         }[cheat]
         for place in wrong:
-            shares[place] = bytes([0]) + bytes(reversed(shares[place][1:]))
+            first = 255 if cheat is Cheat.DEALT_OUTSIDE else 0
+            shares[place] = bytes([first]) + bytes(reversed(shares[place][1:]))
         run.sum.take(Step.UNMASK, key, Openings(tuple(shares)).to_bytes())
     run.sum.close()
     return run
@@ -267,8 +259,10 @@ def test_one_wrong_share_is_corrected_and_both_who_may_be_at_fault_are_named():
     assert [(one.holder, one.dealer) for one in run.sum.suspects] == [(public(key_of(3)), public(key_of(0)))]
 
 
-def test_a_dealer_whose_shares_do_not_fit_ends_the_sum_and_is_named():
-    run = cheated(Cheat.DEALT_ALL_WRONG)
+@pytest.mark.parametrize("cheat", [Cheat.DEALT_ALL_WRONG, Cheat.DEALT_OUTSIDE], ids=lambda cheat: cheat.name)
+def test_a_dealer_whose_shares_do_not_fit_ends_the_sum_and_is_named(cheat: Cheat):
+    """Not those who pass its shares on: were they refused, all would drop out and nobody would be named."""
+    run = cheated(cheat)
 
     assert (run.sum.phase, run.sum.reason) == (Phase.ENDED, Reason.DEALER)
     assert [(one.dealer, one.proven) for one in run.sum.suspects] == [(public(key_of(0)), True)]

@@ -11,6 +11,8 @@ from potluck.aggregation.secure.lanes import told, vector_size, with_lanes
 from potluck.aggregation.secure.ring import Words
 from potluck.client.secure.participation import Outgoing, Participation, Standing
 from potluck.client.secure.policy import Policy
+from potluck.client.secure.secrets import system_bytes
+from potluck.client.secure.used import UsedSums
 from potluck.coordinator.secure.phases import Phase
 from potluck.coordinator.secure.sums import SecureSum, Site
 from potluck.wire.secure.messages import Step
@@ -70,9 +72,17 @@ def words_of(number: int, terms: Terms = TERMS) -> Words:
     return with_lanes(update, told(1, 10 + number, clipped=False, loss=None), terms.ring, terms.max_weight)
 
 
-def client(number: int, terms: Terms = TERMS, used: Remembered | None = None, **policy: bool) -> Participation:
+def client(
+    number: int,
+    terms: Terms = TERMS,
+    used: UsedSums | None = None,
+    *,
+    random: Callable[[int], bytes] = system_bytes,
+    **policy: bool,
+) -> Participation:
     key = key_of(number)
-    standing = Standing(key, certificate(COORDINATOR, terms.run_id, public(key)), register(terms), used or Remembered())
+    word = certificate(COORDINATOR, terms.run_id, public(key))
+    standing = Standing(key, word, register(terms), Remembered() if used is None else used, random)
     own = Policy(terms, ADAPTER, public(COORDINATOR), **{"small_groups": True, **policy})
     return Participation(standing, own, words_of(number, terms), b"update %d" % number)
 

@@ -103,13 +103,16 @@ def agreement_of(message: bytes, sid: bytes, roster_hash: bytes, survivors: tupl
 
 
 def openings_of(message: bytes, delivered: tuple[int, ...]) -> dict[int, int]:
-    """Return a client's share for every position that delivered.
+    """Return a client's share for every position that delivered, modulo p.
+
+    A share of p or more is not refused: the client passes on what somebody else dealt to it, and is not at fault.
+    What it stands for is as wrong as any other wrong share, and is told from the others as those are.
 
     Raises:
-        SumRefusal: MALFORMED, where there are others than these, or one is no element of the field.
+        SumRefusal: MALFORMED, where there are others than these.
     """
     found = Openings.parse(message)
-    values = [int.from_bytes(share, "big") for share in found.shares]
-    if len(values) != len(delivered) or any(value >= PRIME for value in values):
-        raise malformed(f"{len(values)} shares for {len(delivered)} clients, each below 2²⁵⁶ + 297")
+    if len(found.shares) != len(delivered):
+        raise malformed(f"{len(found.shares)} shares for {len(delivered)} clients")
+    values = (int.from_bytes(share, "big") % PRIME for share in found.shares)
     return dict(zip(delivered, values, strict=True))

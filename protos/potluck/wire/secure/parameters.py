@@ -144,7 +144,12 @@ class Parameters:
             tuple(int.from_bytes(waits[place : place + 2], "big") for place in range(0, len(waits), 2)),
             exactly(nonce, NONCE_BYTES, "the nonce"),
         )
-        if not 1 <= len(found.adapters) <= MAX_ADAPTERS or len(found.deadlines_s) != STEPS or found.to_bytes() != data:
+        if (
+            not 1 <= len(found.adapters) <= MAX_ADAPTERS
+            or len(adapters) % HASH_BYTES
+            or len(found.deadlines_s) != STEPS
+            or found.to_bytes() != data
+        ):
             raise malformed("the parameters are not spelled as they are written")
         return found
 
