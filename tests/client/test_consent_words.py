@@ -2,7 +2,7 @@
 
 import pytest
 
-from potluck.client.consent import mind_of, mode_of, update_bytes
+from potluck.client.consent import mind_of, mode_of, promise_of, update_bytes
 from potluck.wire.sums import terms_of, vector_bytes
 from scripted import recipe
 from summing import summed_recipe
@@ -50,3 +50,15 @@ def test_nothing_promises_what_nobody_can():
 
 def test_the_size_on_the_card_is_what_travels():
     assert update_bytes(SUMMED) == vector_bytes(terms_of(SUMMED, "", 0))
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_run_that_noises_its_sums_promises_nothing_about_who_is_in_them(*, summed: bool):
+    of_sums = {"rule": "ffa", "weights": ["uniform"], "hostile": 0.0, "mode": "synchronous", "cohort": 12}
+    wanted = {"secure_aggregation": summed, "differential": {"unit": "user-central", "participations": 2}}
+
+    promise = promise_of(recipe(run={"versions": 2}, model={"modules": {}}, aggregation=of_sums, privacy=wanted))
+
+    assert "from the published adapters whether you took part: epsilon 8 at delta 1e-05 for one volunteer" in promise
+    assert "sees who takes part and when; who is a member, and who left, is in its log" in promise
+    assert ("whose updates were in each sum" in promise) is summed

@@ -14,6 +14,9 @@ def outcome(report: RoundReport) -> str:
         return f"{report.round}: refused, version {report.facts['parent']} stays; {report.reason}"
     if report.version is None:
         return f"{report.round}: given up; {report.reason}"
+    if report.noised:
+        unseen = "secure " if report.summed else ""
+        return f"{report.round}: made version {report.version}; a {unseen}sum with noise, divided by {report.noised}"
     if report.summed:
         return f"{report.round}: made version {report.version}; a secure sum of {report.summed} updates"
     down = report.weighted_down

@@ -149,10 +149,12 @@ def promise_of(recipe: Recipe) -> str:
             "your text. That you take part, when, and from where is outside of it; so is how many records you have"
         )
     if terms.by_user:
+        log = ", and in its log whose updates were in each sum" if recipe.privacy.secure_aggregation else ""
         return (
             f"nobody but the coordinator can tell from the published adapters whether you took part: {numbers} for one "
             f"volunteer who is there or not, over at most {terms.participations} rounds, at least {terms.separation} "
-            "apart. The coordinator adds the noise, and says who took part and when: that is outside of it"
+            "apart. The coordinator adds the noise, and sees who takes part and when; who is a member, and who left, "
+            f"is in its log{log}: all that is outside of it"
         )
     return NOTHING
 

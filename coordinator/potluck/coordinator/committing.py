@@ -84,11 +84,12 @@ def forget_counted(site: Site) -> None:
 
 def _facts(site: Site, books: Books, number: int, made: Made, judged: Judgement | None) -> Mapping[str, Any]:
     """Return what the log tells of a round that was combined, whether its version is committed or not."""
-    updates = books.intake.of_round(number, UpdateState.FIXED)
-    summed = {"summed": len(updates)} if site.plan.terms.summed else {}
+    updates, recipe = books.intake.of_round(number, UpdateState.FIXED), site.plan.recipe
+    noised = recipe.privacy.differential.by_user
+    summed = {"summed": recipe.aggregation.cohort if noised else len(updates)} if site.plan.terms.summed else {}
     clients = {} if summed else {one.lease_id: one.client_id for one in updates}
-    if site.plan.recipe.privacy.differential.by_user:
-        facts = told_of_noised(made.report, len(updates)) | summed
+    if noised:
+        facts = told_of_noised(made.report, recipe.aggregation.cohort) | summed
     else:
         facts = told(made.report, books.rounds.inputs(number), clients) | summed
     common: dict[str, Any] = {

@@ -209,7 +209,7 @@ class Desk:
             if member is None:
                 raise BadCommand(f"there is no client {client_id}", fix="see `potluck history` for the clients")
             if member.standing is not Standing.REVOKED:
-                end_membership(books, client_id, Standing.REVOKED)
+                end_membership(self.site, books, client_id, Standing.REVOKED)
 
     def close(self) -> None:
         """Close the database."""

@@ -89,7 +89,7 @@ class Membership:
             if member is None or request.run_id != self.site.run_id:
                 raise Refusal(f"{client_id} is not a member of this run", code="not_a_member", fix="nothing to leave")
             if member.standing is Standing.ACTIVE:
-                end_membership(books, client_id, Standing.LEFT)
+                end_membership(self.site, books, client_id, Standing.LEFT)
             return pb.LeaveReply(counted=books.intake.counted(client_id))
 
     def _ours(self, books: Books, invitation: Invitation) -> InviteRecord:
@@ -157,13 +157,14 @@ class Membership:
         books.log.append("enrolled", client_id=client_id, invite_id=invite.invite_id)
 
 
-def end_membership(books: Books, client_id: str, standing: Standing) -> None:
+def end_membership(site: Site, books: Books, client_id: str, standing: Standing) -> None:
     """Take a client out: no more work, and nothing of it in rounds that still take updates."""
     books.members.set_standing(client_id, standing)
     for lease in books.leases.open_of(client_id):
         books.leases.end(lease.lease_id, LeaseState.ABORTED)
-    withdrawn = books.intake.withdraw(client_id)
-    books.log.append(str(standing), client_id=client_id, withdrawn=withdrawn, counted=books.intake.counted(client_id))
+    gave = {"withdrawn": books.intake.withdraw(client_id), "counted": books.intake.counted(client_id)}
+    noised = site.plan.recipe.privacy.differential.by_user  # whose promise is that nobody can tell
+    books.log.append(str(standing), client_id=client_id, **({} if noised else gave))
 
 
 def member_of(books: Books, client_id: str) -> Member:

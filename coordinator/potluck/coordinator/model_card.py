@@ -34,8 +34,8 @@ and a coordinator combined them.
 | run | {recipe.run.name} (`{facts["run_id"]}`) |
 | coordinator | `{facts["coordinator_id"]}` |
 | version | {version.version}{_origin(version)} |
-| contributors to this version | {version.contributors} |
-| training examples in this version | {version.examples} |
+| contributors to this version | {_nominal(recipe, version.contributors)} |
+| training examples in this version | {_nominal(recipe, version.examples)} |
 | mean loss that contributors reported | {_losses(version)} |
 | combined by | {recipe.aggregation.rule}, weighted by {", ".join(recipe.aggregation.weights)}; outer step \
 {recipe.aggregation.outer} |
@@ -74,9 +74,15 @@ def _origin(version: Version) -> str:
     return "" if version.rolled_back_to is None else f", which is version {version.rolled_back_to} again"
 
 
+def _nominal(recipe: Recipe, count: int) -> str:
+    return f"{count} by the recipe; the real number is not told" if recipe.privacy.differential.by_user else f"{count}"
+
+
 def _down(facts: Mapping[str, Any]) -> str:
-    if facts.get("summed"):
+    if facts.get("summed") and not facts.get("noised"):
         return f"unknown: a secure sum of {facts['updates']} updates, of which nobody saw a single one"
+    if facts.get("noised"):
+        return "none: all weigh the same, and noise is added to their sum"
     return f"{facts['weighted_down']} of {facts['updates']} updates" if facts["updates"] else "no updates"
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from potluck.coordinator.checkpoints import published
 from potluck.coordinator.model_card import model_card
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.records import Version
+from potluck.coordinator.summed import nominal
 from potluck.wire.recipe import Recipe
 from potluck.wire.releases import sign_release
 
@@ -67,11 +69,24 @@ def _fill(site: Site, version: Version, folder: Path) -> None:
     """Write all files of a release into an empty *folder*."""
     recipe = site.plan.recipe
     adapter = published(site.folders.blobs.read(version.adapter_digest))
+    version = public(recipe, version)
     facts = _facts(site, version, rank_of(adapter))
     for name, data in peft_files(recipe, adapter).items():
         (folder / name).write_bytes(data)
     (folder / "README.md").write_text(model_card(recipe, version, facts), "utf-8")
     sign_release(folder, site.keys.signing, facts)
+
+
+def public(recipe: Recipe, version: Version) -> Version:
+    """Return *version* as everybody may know it.
+
+    Where a noised sum hides who was in it, how many there were, what they claim and what they measured would tell it
+    all the same: in place of the numbers stands what the recipe asks for, and no losses.
+    """
+    if not recipe.privacy.differential.by_user:
+        return version
+    cohort = recipe.aggregation.cohort
+    return replace(version, contributors=cohort, examples=cohort * nominal(recipe), loss_before=0.0, loss_after=0.0)
 
 
 def peft_files(recipe: Recipe, adapter: Mapping[str, LowRank]) -> dict[str, bytes]:
@@ -148,8 +163,9 @@ def _facts(site: Site, version: Version, rank: int) -> Mapping[str, Any]:
         "loss_before": version.loss_before,
         "loss_after": version.loss_after,
         "truncation_error": version.truncation,
-        "updates": told.get("summed") or len(inputs),
+        "updates": told.get("summed") or told.get("noised") or len(inputs),
         "summed": bool(told.get("summed")),
+        "noised": bool(told.get("noised")),
         "weighted_down": sum(bool(one.get("weighted_down")) for one in inputs),
         "probe": told.get("probe"),
         "log_index": entry.index,

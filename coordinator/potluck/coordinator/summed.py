@@ -60,7 +60,7 @@ def land(site: Site, version: int, sid: bytes, summed: Summed) -> None:
         for update in updates:
             outcome = Outcome(update.digest, pb.VERDICT_ACCEPTED, update.examples, current.number, 1.0)
             _answer(site, books, update, outcome)
-        _tell(books, current.number, digest, sid, summed)
+        _tell(site, books, current.number, digest, sid, summed)
         books.rounds.enter(current.number, after(current.phase, Event.SUMMED))
         first = updates[0]
         together = sum(update.examples for update in updates)
@@ -100,7 +100,7 @@ def _answer(site: Site, books: Books, update: UpdateRecord, outcome: Outcome) ->
         give(site, books, lease, outcome)
 
 
-def _tell(books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) -> None:
+def _tell(site: Site, books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) -> None:
     """Write into the log what anybody may check of a sum: its members, and the hashes of what they signed."""
     books.log.append(
         "sum_revealed",
@@ -111,7 +111,7 @@ def _tell(books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) 
         survivors_hash=summed.survivors_hash,
         sum_digest=summed.digest,
         digest=digest,
-        clipped=summed.tally.clipped,
+        **({} if site.plan.recipe.privacy.differential.by_user else {"clipped": summed.tally.clipped}),
     )
     _suspect(books, sid, summed.suspects)
 

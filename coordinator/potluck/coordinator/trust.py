@@ -56,9 +56,13 @@ def told(report: Report, rows: Sequence[Input], clients: Mapping[bytes, str]) ->
     }
 
 
-def told_of_noised(report: Report, members: int) -> dict[str, Any]:
-    """Return *report* as JSON takes it where noise hides single updates: nothing of one of them, only how many."""
-    return {"inputs": [], "findings": [], "noised": members, **_whole(report)}
+def told_of_noised(report: Report, cohort: int) -> dict[str, Any]:
+    """Return *report* as JSON takes it where noise hides single updates: nothing of any of them, nor how many came.
+
+    *cohort* is what their sum was divided by, which the recipe says: all else about them that is exact would tell what
+    the noise is there to hide.
+    """
+    return {"inputs": [], "findings": [], "noised": cohort, **_whole(report)}
 
 
 def _whole(report: Report) -> dict[str, Any]:
@@ -92,8 +96,13 @@ class RoundReport:
 
     @property
     def updates(self) -> int:
-        """How many updates were combined."""
-        return self.summed or int(self.facts.get("noised", 0)) or len(self.facts.get("inputs", ()))
+        """How many updates were combined; where their sum was noised, what it was divided by."""
+        return self.summed or self.noised or len(self.facts.get("inputs", ()))
+
+    @property
+    def noised(self) -> int:
+        """What a noised sum was divided by; how many updates it has is told to nobody.  0 where nothing was noised."""
+        return int(self.facts.get("noised", 0))
 
     @property
     def summed(self) -> int:
