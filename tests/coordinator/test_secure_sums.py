@@ -57,8 +57,9 @@ def test_every_pattern_of_dropouts_in_small_cohorts(size: int, bits: int, data):
     check(size, {n: step for n, step in enumerate(gone) if step}, replace(TERMS, bits=bits, size=5))
 
 
-def test_thirty_drop_out_of_a_hundred_six_at_each_moment():
-    check(100, {number * 3: STEPS[number % 5] for number in range(30)}, replace(TERMS, size=2_000, cohort_min=10))
+@pytest.mark.parametrize("size", [100, 128])
+def test_thirty_drop_out_of_a_hundred_six_at_each_moment(size: int):
+    check(size, {number * 3: STEPS[number % 5] for number in range(30)}, replace(TERMS, size=2_000, cohort_min=10))
 
 
 @pytest.mark.slow_privacy

@@ -80,7 +80,7 @@ class Participation:
         self._notes: tuple[str, ...] = ()
         self._secrets: Secrets | None = None
         self._own: Entry | None = None
-        self._roster = Roster(())
+        self._roster, self._roster_hash = Roster(()), b""
         self._position = self._threshold = 0
         self._delivered: tuple[int, ...] = ()
         self._survivors: tuple[int, ...] = ()
@@ -153,7 +153,7 @@ class Participation:
         roster.verify(self._sid, self._standing.register)
         if self._own not in roster.entries:
             raise SumRefusal("not in the roster as I sent it", reason=Reason.OWN_ENTRY, fix=_DISTRUST)
-        self._position = roster.entries.index(self._own) + 1
+        self._position, self._roster_hash = roster.entries.index(self._own) + 1, roster.hash
         clients, terms = len(roster.entries), self._policy.terms
         self._large_enough(clients, 0)
         if clients > terms.cohort_max:
@@ -172,12 +172,12 @@ class Participation:
             sealed(
                 share_key(secret, self._sid, self._own.node, roster.at(j).node),
                 masks[j - 1] + seeds[j - 1],
-                bound_to(self._sid, roster.hash, self._own.node, roster.at(j).node),
+                bound_to(self._sid, self._roster_hash, self._own.node, roster.at(j).node),
             )
             for j, secret in channel.items()
         )
         committed = commitment(self._sid, bytes(mine.seed))
-        payload = Shares.payload(self._sid, roster.hash, boxes, committed)
+        payload = Shares.payload(self._sid, self._roster_hash, boxes, committed)
         return Outgoing(Step.SHARE, Shares(boxes, committed, signed(self._standing.key, Tag.SHARE, payload)).to_bytes())
 
     def _mask(self, message: bytes) -> Outgoing:
@@ -185,9 +185,9 @@ class Participation:
         delivery = Delivery.parse(message)
         self._among(delivery.delivered, tuple(self._roster.positions))
         self._large_enough(len(delivery.delivered), self._threshold)
-        others, roster_hash = self._others(delivery.delivered), self._roster.hash
+        others = self._others(delivery.delivered)
         for j, box in zip(others, delivery.sealed, strict=True):
-            self._unseal(j, box, roster_hash)
+            self._unseal(j, box)
         self._delivered = delivery.delivered
         mine, node, words = self._mine(), self._roster.at(self._position).node, self._words
         if words is None:
@@ -201,17 +201,16 @@ class Participation:
         self._words = None
         vector = packed(words, self._policy.terms.bits)
         digest = hashlib.sha256(vector.data).digest()
-        payload = Masked.payload(
-            self._sid, roster_hash, delivered_hash(self._sid, roster_hash, delivery.delivered), digest
-        )
+        delivered = delivered_hash(self._sid, self._roster_hash, delivery.delivered)
+        payload = Masked.payload(self._sid, self._roster_hash, delivered, digest)
         signature = signed(self._standing.key, Tag.MASKED, payload)
         return Outgoing(Step.MASK, Masked(digest, signature).to_bytes(), vector)
 
-    def _unseal(self, j: int, box: bytes, roster_hash: bytes) -> None:
+    def _unseal(self, j: int, box: bytes) -> None:
         """Keep the two shares that the client at *j* dealt to this one."""
         mine, node, peer = self._mine(), self._roster.at(self._position).node, self._roster.at(j)
         key = share_key(agreed(mine.channel, peer.channel_key), self._sid, peer.node, node)
-        both = unsealed(key, box, bound_to(self._sid, roster_hash, peer.node, node))
+        both = unsealed(key, box, bound_to(self._sid, self._roster_hash, peer.node, node))
         mine.of_masks[j], mine.of_seeds[j] = bytearray(both[:SHARE_BYTES]), bytearray(both[SHARE_BYTES:])
 
     def _agree(self, message: bytes) -> Outgoing:
@@ -223,7 +222,7 @@ class Participation:
         survivors = Survivors.parse(message)
         self._among(survivors.positions, self._delivered)
         self._large_enough(len(survivors.positions), self._threshold)
-        hashed = survivors_hash(self._sid, self._roster.hash, survivors.positions)
+        hashed = survivors_hash(self._sid, self._roster_hash, survivors.positions)
         verify(self._policy.coordinator_key, Tag.SURVIVORS, hashed, survivors.signature)
         cohort = [self._roster.at(j).node for j in survivors.positions]
         self._notes += differing(self._policy, frozenset(cohort), self._standing.used.cohorts())
@@ -234,7 +233,7 @@ class Participation:
     def _unmask(self, message: bytes) -> Outgoing:
         """Answer the others' signatures with one share for each client."""
         agreements = Agreements.parse(message)
-        hashed = survivors_hash(self._sid, self._roster.hash, self._survivors)
+        hashed = survivors_hash(self._sid, self._roster_hash, self._survivors)
         valid = 0
         for j, signature in zip(agreements.positions, agreements.signatures, strict=True):
             if j not in self._survivors:
