@@ -1,24 +1,40 @@
 """What `potluck personalize` makes of its options, before any model is loaded."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from potluck.aggregation import LowRank
+from potluck.aggregation import LowRank, encode, to_tensors
 from potluck.aggregation.errors import BadSetting
-from potluck.cli.personalizing import Here, NoPersonal, Personalizing, earlier, key_for, personal_of, rebased, wished
+from potluck.cli.personalizing import (
+    Here,
+    NoPersonal,
+    Personalizing,
+    earlier,
+    key_for,
+    personal_of,
+    rebased,
+    run_personalize,
+    wished,
+)
 from potluck.client.home import Home
+from potluck.client.outbox.store import Outbox
 from potluck.client.personal import About, Personal, Wish
-from potluck.client.records import Membership
+from potluck.client.records import Membership, Shared
 from potluck.client.tasks import MembershipState
-from potluck.client.training.bases import Base
+from potluck.client.training.bases import Base, resolve
+from potluck.client.training.completing import completed
 from potluck.client.training.errors import BadAdapter
-from potluck.client.vault import Locked, Passphrase, seal
+from potluck.client.vault import BadPassphrase, Locked, Passphrase, seal
+from potluck.wire.recipe import Recipe
 from scripted import recipe
+from tiny import random_adapter, tiny_base
 
 WORDS = "nine elderly teapots sing"
 WISH = Wish(rank=2, proximal=0.5)
@@ -92,6 +108,51 @@ def test_the_file_says_how_it_is_opened(run: Here, monkeypatch):
     monkeypatch.delenv("POTLUCK_PASSPHRASE")
     with pytest.raises(BadSetting, match="nobody is here to type"):
         key_for(run, before_path=run.path, passphrase=False)
+
+
+@pytest.fixture
+def member(tmp_path: Path, monkeypatch) -> Home:
+    """A home that is in a run of a tiny model, with text and a shared adapter."""
+    base = resolve(str(tiny_base(tmp_path / "tiny")), cache=tmp_path / "cache")
+    written = {
+        "run": {"name": "a run"},
+        "model": {"base": str(base.folder)},
+        "adapter": {"rank": 2, "targets": ["q_proj"]},
+        "data": {"max_tokens": 32, "held_out": 0.2},
+    }
+    wanted = completed(Recipe.parse(json.dumps(written)), tmp_path / "cache")
+    text = tmp_path / "notes"
+    text.mkdir()
+    for i in range(10):
+        (text / f"{i}.txt").write_text(f"note {i} about {i * i} hens and a fox that saw them", "utf-8")
+    home = Home.at(tmp_path / "home", tmp_path / "cache")
+    adapter = encode(to_tensors(random_adapter(wanted.modules(), 2, seed=1)), "fp32")
+    digest = sha256(adapter).digest()
+    home.blob(digest).write_bytes(adapter)
+    outbox = Outbox.open(home.outbox)
+    of_run = Membership(
+        MembershipState.READY, "", "run-1", "a run", "c", wanted.to_json(), wanted.digest(), "", str(text), 10
+    )
+    outbox.consent(of_run)
+    outbox.share(Shared("run-1", 1, digest))
+    outbox.close()
+    monkeypatch.setenv("POTLUCK_HOME", str(home.folder))
+    monkeypatch.setenv("POTLUCK_CACHE", str(home.cache))
+    return home
+
+
+def test_a_passphrase_that_will_not_do_is_refused_before_anything_is_trained(member: Home, monkeypatch, capsys):
+    asked = Personalizing(None, {"rank": 2, "steps": 2}, passphrase=True, anew=False)
+    monkeypatch.setenv("POTLUCK_PASSPHRASE", "short")
+
+    with pytest.raises(BadPassphrase, match="has 5 characters"):
+        run_personalize(asked, as_json=False)
+    assert "step" not in capsys.readouterr().out
+
+    monkeypatch.setenv("POTLUCK_PASSPHRASE", WORDS)
+    run_personalize(asked, as_json=False)
+    assert "step 2 of 2" in capsys.readouterr().out
+    assert member.personal("run-1").exists()
 
 
 def test_one_for_another_base_model_is_not_used(run: Here, monkeypatch):

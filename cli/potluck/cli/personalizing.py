@@ -24,7 +24,7 @@ from potluck.client.starts import adapter_at
 from potluck.client.training import bases
 from potluck.client.training.local import base_of
 from potluck.client.training.personal import Ground, fitting, personalize
-from potluck.client.vault import Key, Keyring, Passphrase, kind_of, seal, system_keyring, unseal
+from potluck.client.vault import Key, Keyring, Passphrase, Seal, kind_of, system_keyring, unseal
 from potluck.client.work import Stride, Word
 from potluck.wire.recipe import Recipe
 
@@ -95,11 +95,13 @@ def run_personalize(asked: Personalizing, *, as_json: bool) -> None:
 
     Raises:
         BadSetting: it is over the newest version already, or an option differs from what it was made with.
+        BadPassphrase, NoKeyring, Locked: there is no key to keep it with, which is found out before training.
     """
     run = here(quiet=as_json)
     before = earlier(run, asked)
     key = key_for(run, before_path=run.path if before else None, passphrase=asked.passphrase)
     personal = personal_at(run, key) if before else None
+    sealing = Seal.of(key)
     wish, path = wished(asked, personal, run)
     about = About(
         run_id=run.member.run_id,
@@ -111,7 +113,7 @@ def run_personalize(asked: Personalizing, *, as_json: bool) -> None:
         wish=wish,
     )
     made = personalize(ground_of(run, path), about, personal, _teller(as_json=as_json))
-    seal(made.to_bytes(), key, run.path)
+    sealing.close(made.to_bytes(), run.path)
     tell(made, run.path, as_json=as_json)
 
 

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, Self, final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -157,19 +157,48 @@ def system_keyring() -> Ring:
     return ring
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The key of one file that is to be written, there before what it is for: it closes once."""
+
+    facts: Mapping[str, object]
+    """What the file's head says of where its key comes from."""
+    secret: bytes = field(repr=False)
+    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(NONCE_BYTES), init=False)
+
+    @classmethod
+    def of(cls, key: Key) -> Self:
+        """Return a seal that *key* opens.
+
+        Raises:
+            BadPassphrase: the passphrase is too short.
+            NoKeyring: the keyring does not keep what it is given.
+        """
+        facts, secret = key.new()
+        return cls({"key": key.kind, **facts}, secret)
+
+    def close(self, data: bytes, path: Path) -> None:
+        """Encrypt *data* and put it at *path*; after a crash there is all of it or what was there before.
+
+        Raises:
+            DiskFull: there is no room.
+        """
+        head = json.dumps({"nonce": self.nonce.hex(), **self.facts}).encode()
+        front = MAGIC + len(head).to_bytes(2, "big") + head
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store(front + AESGCM(self.secret).encrypt(self.nonce, data, front), path)
+
+
 def seal(data: bytes, key: Key, path: Path) -> None:
-    """Encrypt *data* and put it at *path*; after a crash there is all of it or what was there before.
+    """Encrypt *data* with a new seal of *key* and put it at *path*.
 
     Raises:
         BadPassphrase: the passphrase is too short.
+        NoKeyring: the keyring does not keep what it is given.
         DiskFull: there is no room.
     """
-    facts, secret = key.new()
-    nonce = secrets.token_bytes(NONCE_BYTES)
-    head = json.dumps({"key": key.kind, "nonce": nonce.hex(), **facts}).encode()
-    front = MAGIC + len(head).to_bytes(2, "big") + head
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store(front + AESGCM(secret).encrypt(nonce, data, front), path)
+    Seal.of(key).close(data, path)
 
 
 def unseal(path: Path, key: Key) -> bytes:
