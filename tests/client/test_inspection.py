@@ -11,13 +11,18 @@ from coordinators import hosting
 from fakes import Client
 from potluck.aggregation import encode
 from potluck.aggregation.errors import BadTensor, UnknownName
+from potluck.cli.inspecting import beside, tell_update
+from potluck.client.accounting import Spending
+from potluck.client.consent import update_bytes
 from potluck.client.events import Moved
 from potluck.client.home import Home, store
 from potluck.client.identity import identity_at
 from potluck.client.inspection import Gone, Inspected, inspected, receipt_signer
+from potluck.client.ledger import Ledger
 from potluck.client.outbox.store import Outbox
 from potluck.client.parked import contribution, park
 from potluck.client.records import Membership, Sealed, Terms
+from potluck.client.secure.used import UsedFile
 from potluck.client.tasks import Event, MembershipState, TaskState
 from potluck.wire.envelopes import BadSignature
 from potluck.wire.recipe import Recipe
@@ -81,7 +86,7 @@ def test_every_number_is_that_of_the_update(tmp_path: Path, parked: bool):  # no
     assert (found.round, found.version, found.examples, found.steps) == (3, 2, 8, 3)
     assert found.state == TaskState.OFFERING.value
     assert found.signer == identity_at(home.key).client_id
-    assert len(found.signature) == 128
+    assert len(found.signature) == (0 if parked else 128)  # in a sum each message is signed, and not this
     assert found.path.read_bytes()[:7] == (b"potluck" if parked else found.path.read_bytes()[:7])
 
 
@@ -97,6 +102,58 @@ def test_it_says_who_can_read_it(tmp_path: Path):
     assert "1/3 of the members" in summed.travels
     assert summed.clip == 0.5
     assert summed.noise == plain.noise == "none"
+
+
+def test_what_is_told_of_an_update_for_a_sum_is_part_of_the_sum(tmp_path: Path, capsys):
+    """Nobody who reads it may think that tokens and losses travel by themselves, or what stays here at all."""
+    run = recipe(**SUMMED)
+    home, _ = waiting(tmp_path, run, parked=True)
+    found = inspected(home)
+    assert isinstance(found, Inspected)
+
+    tell_update(found, as_json=False)
+
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    told = {name: value.strip() for name, value in lines.items()}
+    assert told["beside it"] == (
+        "added up with the others', never seen singly: 1 update, whether it was shrunk, 96 tokens, "
+        "loss 1.0000 after training"
+    )
+    assert told["stays here"] == "8 examples, 3 steps"
+    assert told["codec"] == "ring of 24 bits a number"
+    assert found.upload == update_bytes(run)
+    assert "2.0000" not in "".join(told.values())
+
+
+def test_it_says_whether_a_sum_may_have_revealed_it(tmp_path: Path, capsys):
+    home, _ = waiting(tmp_path, recipe(**SUMMED), parked=True)
+    fresh = inspected(home)
+    UsedFile(home.sums).spend(b"s" * 32, contribution("run-1", 2), [b"n" * 20])
+    with home.sums.open("ab") as file:
+        file.write(b"claim of a line that another process is writi")
+    spent, as_it_was = inspected(home), home.sums.read_bytes()
+    assert isinstance(fresh, Inspected)
+    assert isinstance(spent, Inspected)
+
+    assert (fresh.spent, spent.spent) == (False, True)
+    assert home.sums.read_bytes() == as_it_was  # looking changes nothing
+    tell_update(spent, as_json=False)
+    assert "yes: a sum may have revealed it, and it goes into no other" in capsys.readouterr().out
+
+
+def test_what_leaves_of_the_ledger_is_shown(tmp_path: Path):
+    pytest.importorskip("dp_accounting")
+    run = recipe(run={"versions": 3}, privacy={"differential": {"unit": "example", "epsilon": 4.0}})
+    home, _ = waiting(tmp_path, run, parked=False)
+    ledger = Ledger.open(home.ledger, home.witness(identity_at(home.key).client_id))
+    ledger.charge("run-1", b"\xab" * 16, Spending(200, 32, 1.5, 10), 1_000.0)
+
+    found = inspected(home)
+
+    assert isinstance(found, Inspected)
+    assert 2.0 < ledger.spent(1e-5) < 2.1
+    assert found.privacy == "epsilon 2.1 at delta 1e-05 for one record so far, rounded up, and 2 lines of a ledger"
+    assert "no losses" in beside(found)["beside it"]
 
 
 def test_noise_is_named_where_the_recipe_adds_it(tmp_path: Path):

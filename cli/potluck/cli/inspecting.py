@@ -35,6 +35,24 @@ def tell_gone(found: Gone, *, as_json: bool) -> None:
     show(facts, as_json=as_json)
 
 
+def beside(found: Inspected) -> dict[str, str]:
+    """Return what leaves beside an update, and how: by itself, or only as part of a sum's."""
+    ledger = {"also": found.privacy} if found.privacy else {}
+    if not found.summed:
+        losses = f", loss {found.loss_before:.4f} before and {found.loss_after:.4f} after" if found.tells_loss else ""
+        told = f"{found.examples} examples, {found.steps} steps, {found.tokens} tokens{losses}"
+        return {"beside it": told + ("" if found.tells_loss else "; no losses"), **ledger}
+    loss = f", loss {found.loss_after:.4f} after training" if found.tells_loss else "; no loss"
+    spent = "yes: a sum may have revealed it, and it goes into no other" if found.spent else "no: it goes into a sum"
+    return {
+        "beside it": "added up with the others', never seen singly: 1 update, whether it was shrunk, "
+        f"{found.tokens} tokens{loss}",
+        **ledger,
+        "stays here": f"{found.examples} examples, {found.steps} steps",
+        "spent": spent,
+    }
+
+
 def tell_update(found: Inspected, *, as_json: bool) -> None:
     """Show an update that waits."""
     if as_json:
@@ -47,17 +65,17 @@ def tell_update(found: Inspected, *, as_json: bool) -> None:
     facts = {
         "update": f"{found.digest}, verified",
         "of": f"round {found.round}, from version {found.version}: {found.state}",
-        "leaves": f"{len(found.tensors)} tensors with {found.numbers:,} numbers, {size(found.size)}",
+        "leaves": f"{len(found.tensors)} tensors with {found.numbers:,} numbers, {size(found.upload)}",
         "travels": found.travels,
         "codec": ", ".join(f"{key} {value}" for key, value in found.codec.items()),
         "norm": f"{found.norm:.6g} over all tensors",
         "clipped": clip,
         "noise": found.noise,
-        "beside it": f"{found.examples} examples, {found.steps} steps, {found.tokens} tokens, "
-        f"loss {found.loss_before:.4f} before and {found.loss_after:.4f} after",
+        **beside(found),
         "recipe": found.recipe_digest,
-        "signed by": f"{found.signer}, you; verified",
-        "file": str(found.path),
+        "signed by": f"{found.signer}, you; "
+        + ("each message of a sum by itself, once one begins" if found.summed else "verified"),
+        "file": f"{found.path}, {size(found.size)}",
     }
     show(facts)
     say("")

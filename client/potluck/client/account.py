@@ -1,5 +1,6 @@
 """What one lease may spend of the owner's privacy: looked at before training, paid before the update exists."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -9,6 +10,7 @@ from potluck.client.clock import Clock
 from potluck.client.errors import OverBudget
 from potluck.client.ledger import Ledger
 from potluck.wire.recipe import Recipe
+from potluck.wire.v1.work_pb2 import Spent
 
 CERTAIN: Final = 0.1
 """Largest chance, over all records together, that the guarantee fails: δ·N."""
@@ -99,3 +101,14 @@ def spending_of(recipe: Recipe, records: int) -> Spending:
     if terms.noise:
         return spending
     return replace(spending, noise=noise_for(terms.epsilon, terms.delta, spending, terms.participations))
+
+
+def told_of(ledger: Ledger, recipe: Recipe, run_id: str) -> Spent:
+    """Return what that run's private rounds cost, as it may leave: epsilon rounded up to a tenth.
+
+    Raises:
+        NoAccountant: dp-accounting is not installed.
+    """
+    terms = recipe.privacy.differential
+    told = math.ceil(10 * ledger.spent(terms.delta, run_id)) / 10
+    return Spent(unit=terms.unit, epsilon=told, delta=terms.delta, lines=ledger.length)

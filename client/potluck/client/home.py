@@ -62,6 +62,11 @@ class Home:
         """What was told of the owner's text, line by line."""
         return self.folder / "ledger.jsonl"
 
+    @property
+    def sums(self) -> Path:
+        """Which secure sums this client was in, and which of its updates were revealed, line by line."""
+        return self.folder / "sums.txt"
+
     def witness(self, client_id: str) -> Path:
         """Return what remembers how long that client's ledger is, outside the home where the cache is outside it."""
         return self.cache / "ledgers" / f"{client_id}.json"

@@ -10,14 +10,18 @@ from typing import Final, final
 import numpy as np
 
 from potluck.aggregation.errors import BadTensor, UnknownName
+from potluck.client.account import told_of
 from potluck.client.home import Home
 from potluck.client.identity import Identity, identity_at
+from potluck.client.ledger import Ledger
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.parked import MAGIC, contribution, unpark
 from potluck.client.records import KeptReceipt, Membership, Sealed, Task
+from potluck.client.secure.used import UsedFile
 from potluck.wire import invites
 from potluck.wire.envelopes import Purpose, opened, public_bytes, sign
 from potluck.wire.recipe import Recipe
+from potluck.wire.sums import terms_of, vector_bytes
 from potluck.wire.tensors import Manifest, open_update
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Blob, Envelope
@@ -26,6 +30,7 @@ HIDDEN: Final = (
     "masked: the coordinator can read the sum of at least {least} updates, and not this one, unless it and more than "
     "{share} of the members work together"
 )
+COST: Final = "epsilon {epsilon:g} at delta {delta:g} for one record so far, rounded up, and {lines} lines of a ledger"
 PLAIN: Final = "as they are: the coordinator can read every number below"
 
 
@@ -52,12 +57,17 @@ class Inspected:
     path: Path
     digest: str  # SHA-256 of the file, verified
     size: int  # bytes, of the file
+    upload: int  # bytes, as it travels
     codec: Mapping[str, str]
     tensors: tuple[Numbers, ...]
     norm: float  # over all tensors
+    summed: bool  # whether it, and what is told of it, leaves as part of a sum and never by itself
+    spent: bool  # whether it may have been revealed in a sum, after which it goes into no other
     travels: str  # in which form, and who can read it
     clip: float | None  # largest norm that leaves; None: any
     noise: str
+    privacy: str  # what is told of the owner's ledger; "": nothing
+    tells_loss: bool  # whether loss_after leaves, in the sum or beside the update
     examples: int
     steps: int
     tokens: int
@@ -65,7 +75,7 @@ class Inspected:
     loss_after: float
     recipe_digest: str
     signer: str  # the client's id
-    signature: str  # over what is sent with it; verified
+    signature: str  # over what is sent with it; verified; "": in a sum each message is signed by itself
 
     @property
     def numbers(self) -> int:
@@ -135,7 +145,9 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
         data = unpark(data, identity.key, contribution(member.run_id, task.terms.version))
     message = open_update(data, Manifest.of(recipe, task.terms.version))
     tensors = tuple(_numbers(name, message.tensor(name)) for name in sorted(message.shapes))
-    envelope = _signed(member, task, sealed, identity)
+    summed, by_example = recipe.privacy.secure_aggregation, recipe.privacy.differential.by_example
+    spent = told_of(_ledger(home, identity), recipe, member.run_id) if by_example and not summed else None
+    sums = terms_of(recipe, member.run_id, task.terms.version)
     return Inspected(
         lease_id=task.lease_id.hex(),
         round=task.terms.round,
@@ -144,12 +156,17 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
         path=path,
         digest=sealed.digest.hex(),
         size=sealed.size,
-        codec=MappingProxyType(dict(message.facts)),
+        upload=vector_bytes(sums) if summed else sealed.size,
+        codec=MappingProxyType({"ring": f"of {sums.bits} bits a number"} if summed else dict(message.facts)),
         tensors=tensors,
         norm=float(np.sqrt(sum(tensor.norm**2 for tensor in tensors))),
+        summed=summed,
+        spent=summed and UsedFile(home.sums).spent(contribution(member.run_id, task.terms.version)),
         travels=_travels(recipe),
-        clip=recipe.privacy.clip if recipe.privacy.secure_aggregation else None,
+        clip=recipe.privacy.clip if summed else None,
         noise=NOISES[recipe.privacy.differential.unit](recipe),
+        privacy="" if spent is None else COST.format(epsilon=spent.epsilon, delta=spent.delta, lines=spent.lines),
+        tells_loss=not by_example and (sums.reports_loss or not summed),
         examples=sealed.examples,
         steps=sealed.steps,
         tokens=sealed.tokens,
@@ -157,7 +174,7 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
         loss_after=sealed.loss_after,
         recipe_digest=member.recipe_digest.hex(),
         signer=identity.client_id,
-        signature=envelope.signature.hex(),
+        signature="" if summed else _signed(member, task, sealed, identity, spent).signature.hex(),
     )
 
 
@@ -166,11 +183,12 @@ def _numbers(name: str, tensor: np.ndarray[tuple[int, ...], np.dtype[np.floating
     return Numbers(name, tensor.shape, float(np.linalg.norm(exact)), float(np.abs(exact).max(initial=0.0)))
 
 
-def _signed(member: Membership, task: Task, sealed: Sealed, identity: Identity) -> Envelope:
-    """Return what goes to the coordinator beside the bytes, signed as it is when it goes, and verified.
+def _ledger(home: Home, identity: Identity) -> Ledger:
+    return Ledger.open(home.ledger, home.witness(identity.client_id))
 
-    In a secure sum it does not go: there every message is signed by itself.
-    """
+
+def _signed(member: Membership, task: Task, sealed: Sealed, identity: Identity, spent: pb.Spent | None) -> Envelope:
+    """Return what goes to the coordinator beside the bytes of a plain update, signed as it is then, and verified."""
     request = pb.SubmitRequest(
         lease_id=task.lease_id,
         update=Blob(digest=sealed.digest, size=sealed.size),
@@ -180,6 +198,7 @@ def _signed(member: Membership, task: Task, sealed: Sealed, identity: Identity) 
         tokens=sealed.tokens,
         loss_before=sealed.loss_before,
         loss_after=sealed.loss_after,
+        spent=spent,
     )
     envelope = sign(identity.key, Purpose.SUBMIT, member.coordinator_id, request)
     opened(envelope, Purpose.SUBMIT, member.coordinator_id, pb.SubmitRequest, signer=public_bytes(identity.key))

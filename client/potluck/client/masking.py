@@ -1,7 +1,5 @@
 """A sealed update as it goes into a secure sum: opened, clipped, rounded to whole numbers of the ring."""
 
-from typing import Final
-
 import numpy as np
 
 from potluck.aggregation import decode
@@ -16,9 +14,6 @@ from potluck.client.station import Station
 from potluck.wire.secure.parameters import Terms
 from potluck.wire.secure.registers import Certified
 from potluck.wire.sums import adapter_name, flattened, terms_of
-
-SUMS_FILE: Final = "sums.txt"
-"""In the home: which sums this client was in, and which of its updates were revealed."""
 
 
 def participation(station: Station, task: Task, sealed: Sealed, certificate: bytes) -> Participation:
@@ -35,9 +30,7 @@ def participation(station: Station, task: Task, sealed: Sealed, certificate: byt
         coordinator,
         small_groups=station.recipe.privacy.small_cohorts,  # on the card that the owner agreed to
     )
-    standing = Standing(
-        key, certificate, Certified(coordinator, lease.run_id), UsedFile(station.home.folder / SUMS_FILE)
-    )
+    standing = Standing(key, certificate, Certified(coordinator, lease.run_id), UsedFile(station.home.sums))
     return Participation(standing, policy, _words(station, task, sealed, terms), _name(task))
 
 

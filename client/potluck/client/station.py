@@ -1,6 +1,5 @@
 """Everything that one session works with, and the one way in which it changes a task."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import final
 import numpy as np
 
 from potluck.aggregation.errors import PotluckError
+from potluck.client.account import told_of
 from potluck.client.clock import Clock
 from potluck.client.errors import fix_of
 from potluck.client.events import Happening, Moved, Trouble, When
@@ -73,17 +73,14 @@ class Station:
         return ledger
 
     def spent(self) -> Spent | None:
-        """Return what this run's private rounds cost, as it may leave: epsilon rounded up to a tenth.
+        """Return what this run's private rounds cost, as it may leave; None where no single records are protected.
 
         Raises:
             BadLedger: the ledger is damaged, or older than what others have seen of it.
         """
-        terms = self.recipe.privacy.differential
-        if not terms.by_example:
+        if not self.recipe.privacy.differential.by_example:
             return None
-        ledger = self.ledger()
-        told = math.ceil(10 * ledger.spent(terms.delta, self.membership.run_id)) / 10
-        return Spent(unit=terms.unit, epsilon=told, delta=terms.delta, lines=ledger.length)
+        return told_of(self.ledger(), self.recipe, self.membership.run_id)
 
     def manifest(self, version: int) -> Manifest:
         """Return what an update that starts from *version* must hold."""

@@ -56,13 +56,17 @@ class UsedFile:
         lines = self._lines()
         if any(line[0] in ("claim", "spend") and line[1] == sid.hex() for line in lines):
             raise SumRefusal(sid.hex()[:16] + "…", reason=Reason.USED_SUM, fix="wait for the next sum")
-        if any(line[0] == "spend" and line[2] == contribution.hex() for line in lines):
+        if _spends(lines, contribution):
             raise SumRefusal(contribution.hex()[:16] + "…", reason=Reason.SPENT, fix="train on the next version")
         self._append("claim", sid.hex(), contribution.hex())
 
     def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
         """Append that the contribution is spent."""
         self._append("spend", sid.hex(), contribution.hex(), b"".join(sorted(cohort)).hex())
+
+    def spent(self, contribution: bytes) -> bool:
+        """Whether *contribution* may have been revealed in a sum; changes nothing, so any process may ask."""
+        return self.path.exists() and _spends(self._parsed(self._text()), contribution)
 
     def cohorts(self) -> Sequence[frozenset[bytes]]:
         """Return the cohorts of the last 20 lines that say one."""
@@ -106,14 +110,29 @@ class UsedFile:
         """
         if not self.path.exists():
             return []
-        text = self.path.read_text("ascii", errors="replace")
+        text = self._text()
         if text and not text.endswith("\n"):
             self._append("", "torn")
+        return self._parsed(text)
+
+    def _text(self) -> str:
+        return self.path.read_text("ascii", errors="replace")
+
+    def _parsed(self, text: str) -> list[list[str]]:
+        """Return the words of each whole line of *text*.
+
+        Raises:
+            BadRecord: it is no such record.
+        """
         lines = [line.split(" ") for line in text.split("\n")[:-1]]
         for line in lines:
             if line[-1] != "torn" and not _sound(line):
                 raise BadRecord(f"{self.path} is damaged", fix="restore it from a backup; without it sums are refused")
         return [line for line in lines if line[-1] != "torn"]
+
+
+def _spends(lines: Sequence[Sequence[str]], contribution: bytes) -> bool:
+    return any(line[0] == "spend" and line[2] == contribution.hex() for line in lines)
 
 
 def _sound(line: list[str]) -> bool:
