@@ -89,7 +89,11 @@ def volunteers_at(folder: Path, cache: Path, count: int) -> list[Volunteer]:
 
 def recipe_of(arm: Arm, base: bases.Base, count: int) -> Recipe:
     """Return the recipe of *arm* for so many volunteers."""
-    private = Differential(unit="example", epsilon=arm.epsilon, delta=DELTA, clip=arm.clip, participations=arm.rounds)
+    private = (
+        Differential(unit="example", epsilon=arm.epsilon, delta=DELTA, clip=arm.clip, participations=arm.rounds)
+        if arm.epsilon
+        else Differential()
+    )
     return Recipe(
         run=Run(name="private", versions=arm.rounds),
         model=Model(base=base.name, digest=base.digest, modules=ranges(bases.shapes(base.folder, arm.targets))),
@@ -102,7 +106,7 @@ def recipe_of(arm: Arm, base: bases.Base, count: int) -> Recipe:
             checkpoint_steps=1000,
         ),
         aggregation=Aggregation(rule="ffa", weights=("uniform",), hostile=0.0, cohort=count, minimum=count),
-        privacy=Privacy(differential=private if arm.epsilon else Differential()),
+        privacy=Privacy(differential=private),
     )
 
 
@@ -202,10 +206,12 @@ def main() -> None:
         people = volunteers_at(Path(folder), cache, chosen.people)
         before = measured(trainer, recipe_of(arms[0], base, len(people)), people, b"")
         print(json.dumps({"base": before}), flush=True)
-        result = {"base": before, "arms": [play(arm, people, trainer, base) for arm in arms]}
+        result: dict[str, Any] = {"base": before, "arms": []}
+        for arm in arms:
+            result["arms"].append(play(arm, people, trainer, base))
+            if chosen.out:  # an arm takes a quarter of an hour: what is done is kept
+                chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(result, indent=1))
-    if chosen.out:
-        chosen.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A round's passes as Ray tasks: the same bits as here."""
 
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,14 @@ def test_a_cluster_that_is_not_there_is_said_with_the_fix():
         pass
 
     assert "ray start" in caught.value.__notes__[0]
+
+
+def test_what_listens_and_is_no_cluster_is_said_and_not_waited_for():
+    """Ray itself would wait for two minutes, and then end the process."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = "127.0.0.1:{1}".format(*other.getsockname())
+        with pytest.raises(BadSetting, match=f"what listens at {address} is no Ray cluster"), ray_map(address):
+            pass
 
 
 @pytest.fixture(scope="module")

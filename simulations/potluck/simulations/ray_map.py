@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar, final
 
+import grpc
 import ray
 
 from potluck.aggregation.errors import BadSetting
@@ -81,15 +82,20 @@ def ray_map(address: str | None = None) -> Iterator[RayMap]:
 
 
 def answers(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray itself would wait for minutes.
+    """Refuse an address at which nothing listens, or something else than Ray: Ray itself would wait for minutes.
 
     Raises:
-        BadSetting: it is not host:port, or nothing answers.
+        BadSetting: it is not host:port, or no gRPC server without TLS answers, as a cluster's head is one.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    at = address.removeprefix("ray://")
+    host, _, port = at.rpartition(":")
     if address == "auto":
         return
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        with grpc.insecure_channel(at) as channel:
+            grpc.channel_ready_future(channel).result(ANSWER_S)
+    except grpc.FutureTimeoutError:
+        raise BadSetting(f"what listens at {address} is no Ray cluster", fix=START) from None
     except (OSError, ValueError) as error:
         raise BadSetting(f"no Ray cluster answers at {address}: {error}", fix=START) from None

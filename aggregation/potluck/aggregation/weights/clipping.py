@@ -12,7 +12,7 @@ import numpy as np
 from potluck.aggregation.lowrank import Floats
 from potluck.aggregation.weights.ballot import Ballot
 from potluck.aggregation.weights.distances import distances_from, norms
-from potluck.aggregation.weights.preconditions import defended, inner_products, positive, whole
+from potluck.aggregation.weights.preconditions import MOST_ROUNDS, defended, inner_products, positive, whole
 
 
 def shortened(ballot: Ballot, lengths: Floats, bound: float) -> Ballot:
@@ -101,7 +101,7 @@ class CenteredClip:
     """Begin at the weighted mean instead, which one hostile vector moves as far as it likes."""
 
     def __post_init__(self) -> None:
-        whole("clip_iterations", self.clip_iterations, least=1)
+        whole("clip_iterations", self.clip_iterations, least=1, most=MOST_ROUNDS)
         if self.clip_radius is not None:
             positive("clip_radius", self.clip_radius)
 

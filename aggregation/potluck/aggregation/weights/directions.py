@@ -11,7 +11,7 @@ from potluck.aggregation.lowrank import Floats
 from potluck.aggregation.weights.ballot import Ballot
 from potluck.aggregation.weights.distances import about, centre, cosines, norms
 from potluck.aggregation.weights.median import geometric_median
-from potluck.aggregation.weights.preconditions import defended, described, inner_products, positive, whole
+from potluck.aggregation.weights.preconditions import MOST_ROUNDS, defended, described, inner_products, positive, whole
 from potluck.aggregation.weights.selection import best, kept
 
 FOOLSGOLD_TOP: Final = 0.99
@@ -41,7 +41,7 @@ class DivideAndConquer:
 
     def __post_init__(self) -> None:
         positive("dnc_factor", self.dnc_factor)
-        whole("dnc_rounds", self.dnc_rounds, least=1)
+        whole("dnc_rounds", self.dnc_rounds, least=1, most=MOST_ROUNDS)
 
     def cast(self, ballot: Ballot) -> Ballot:
         ballot = defended(ballot, "dnc")

@@ -10,7 +10,7 @@ from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.lowrank import Floats
 from potluck.aggregation.weights.ballot import Ballot
 from potluck.aggregation.weights.distances import about, centre, distances_from, typical_norm
-from potluck.aggregation.weights.preconditions import defended, inner_products, positive, whole
+from potluck.aggregation.weights.preconditions import MOST_ROUNDS, defended, inner_products, positive, whole
 
 SMOOTHING: Final = 1e-7
 """ν over the median norm: ten times what a distance from inner products is uncertain by."""
@@ -175,7 +175,7 @@ class GeometricMedian:
     def __post_init__(self) -> None:
         positive("median_smoothing", self.median_smoothing)
         positive("median_tolerance", self.median_tolerance)
-        whole("median_iterations", self.median_iterations, least=1)
+        whole("median_iterations", self.median_iterations, least=1, most=MOST_ROUNDS)
 
     def cast(self, ballot: Ballot) -> Ballot:
         ballot = defended(ballot, "geomedian")

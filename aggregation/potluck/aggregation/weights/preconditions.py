@@ -12,6 +12,8 @@ from potluck.aggregation.weights.ballot import Ballot
 
 LARGEST_SQUARE: Final = 1e300
 """Of a norm; four of them must still fit into a float64, or distances become infinite."""
+MOST_ROUNDS: Final = 100_000
+"""Of anything that a setting says how often to do: a slip of the keyboard must not hold a coordinator for ever."""
 
 
 def whole(name: str, value: float, *, least: int, most: float = math.inf) -> None:
