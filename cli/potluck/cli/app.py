@@ -195,7 +195,7 @@ def finish() -> None:
 @app.command(rich_help_panel=VOLUNTEER)
 def leave(
     purge: Annotated[
-        bool, typer.Option("--purge", help="Also remove key, receipts and work from this machine.")
+        bool, typer.Option("--purge", help="Also remove key, receipts, work and personal adapter; the ledger stays.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:

@@ -60,25 +60,46 @@ def finish() -> None:
 
 
 def leave(*, purge: bool, yes: bool) -> None:
-    """Leave the run, by way of the running session where there is one."""
+    """Leave the run, by way of the running session where there is one; where none was joined, there is only to purge.
+
+    Raises:
+        NotJoined: this home is in no run, and nothing was to be removed.
+        HomeInUse: a session runs, which has to leave before anything is removed.
+    """
     home = Home.of_user(os.environ)
     with _outbox() as outbox:
-        member = joined(outbox)
-        question = f"Leave {member.run_name!r}?" + (" Key and receipts are removed from this machine." if purge else "")
-        if not yes and not typer.confirm(question, default=False):
+        member = outbox.membership() if purge else joined(outbox)
+        asked = [f"Leave {member.run_name!r}?"] if member else []
+        if not yes and not typer.confirm(" ".join([*asked, *(_purged(home) if purge else ())]), default=False):
             say("nothing changed")
             return
-        if home.in_use:
+        if member and home.in_use:
             outbox.ask(replace(outbox.control(), leave=True))
             if purge:
-                raise HomeInUse("the running session was asked to leave", fix="then run: potluck leave --purge")
+                raise HomeInUse(
+                    "the running session was asked to leave; nothing is removed while it runs",
+                    fix="when it has ended, once more: potluck leave --purge",
+                )
             say("the running session leaves at its next step")
             return
-    counted = leave_now(home)
-    say(f"you left; {counted} of your updates are in published versions and stay there")
+    if member:
+        say(f"you left; {leave_now(home)} of your updates are in published versions and stay there")
     if purge:
+        ledger = f", and so does {home.ledger}: what was told cannot be taken back" if home.ledger.exists() else ""
         home.purge()
-        say(f"removed {home.folder}; base models in {home.cache} stay")
+        say(f"removed what was in {home.folder}; base models in {home.cache} stay{ledger}")
+
+
+def _purged(home: Home) -> Iterator[str]:
+    """Yield what a purge removes and what it does not, as far as it is here."""
+    yield "Key, receipts and work are removed from this machine."
+    if any(home.personal_folder.glob("*.sealed")):
+        yield "Your personal adapter is removed too, for good."
+    if home.ledger.exists():
+        yield (
+            "The ledger of what private rounds told of your text (ledger.jsonl) stays: it cannot be untold, and "
+            "joining again must not begin with a new budget."
+        )
 
 
 def show_own_status(*, as_json: bool) -> None:

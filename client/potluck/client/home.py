@@ -81,9 +81,14 @@ class Home:
         """A folder of checkpoints for each lease."""
         return self.folder / "tasks"
 
+    @property
+    def personal_folder(self) -> Path:
+        """The owner's personal adapters, one for each run, sealed."""
+        return self.folder / "personal"
+
     def personal(self, run_id: str) -> Path:
         """Return where the owner's personal adapter over that run's shared one is, sealed, or would be."""
-        return self.folder / "personal" / f"{sha256(run_id.encode()).hexdigest()[:32]}.sealed"
+        return self.personal_folder / f"{sha256(run_id.encode()).hexdigest()[:32]}.sealed"
 
     def blob(self, digest: bytes) -> Path:
         """Return where the bytes with that SHA-256 are, or would be."""

@@ -1,0 +1,57 @@
+"""`potluck leave --purge` says what goes for good, what stays, and why; and does just that."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from commands import Done
+from coordinators import hosting
+from fakes import Client
+from potluck.cli.app import app
+from potluck.client.home import Home
+from scripted import recipe
+
+
+def furnished(home: Home) -> None:
+    """Put a ledger and a personal adapter there, as a private run and `personalize` leave them."""
+    home.ledger.write_text("{}\n", "utf-8")
+    home.personal("run").parent.mkdir()
+    home.personal("run").write_bytes(b"sealed")
+
+
+def test_a_purge_is_asked_about_with_all_that_it_means(command: Callable[..., Done], home: Path, tmp_path: Path):
+    with hosting(tmp_path / "run", recipe()) as hosted:
+        Client(tmp_path, seed=1).enrol(hosted.invite())
+        here = Home.at(home)
+        furnished(here)
+
+        asked = CliRunner().invoke(app, ["leave", "--purge"], input="n\n")
+        assert "Key, receipts and work are removed" in asked.output
+        assert "Your personal adapter is removed too, for good." in asked.output
+        assert "(ledger.jsonl) stays: it cannot be untold" in asked.output
+        assert "nothing changed" in asked.output
+        assert here.personal("run").exists()
+
+        done = command("leave", "--purge", "--yes")
+
+    assert done.status == 0
+    assert f"and so does {here.ledger}: what was told cannot be taken back" in done.out
+    assert sorted(path.name for path in home.iterdir()) == ["cache", "ledger.jsonl"]
+
+
+def test_a_home_that_left_already_can_be_purged(command: Callable[..., Done], home: Path):
+    """As after `leave` while a session ran: it is told to ask once more."""
+    furnished(Home.at(home))
+
+    done = command("leave", "--purge", "--yes")
+
+    assert (done.status, "you left" in done.out) == (0, False)
+    assert sorted(path.name for path in home.iterdir()) == ["cache", "ledger.jsonl"]
+
+
+def test_a_home_in_no_run_has_nothing_to_leave(command: Callable[..., Done]):
+    done = command("leave", "--yes")
+
+    assert done.status == 1
+    assert "a member of no run" in done.err
