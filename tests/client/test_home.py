@@ -55,6 +55,22 @@ def test_a_file_is_there_whole_and_leaves_nothing_beside_it(tmp_path):
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
 
 
+def test_a_secret_is_closed_to_others_from_its_first_byte(tmp_path, monkeypatch):
+    """Not closed afterwards: somebody could have opened it before."""
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: pytest.fail("it was open, and is closed only now"))
+    (tmp_path / "seed.new").write_bytes(b"what a crash left, open to all")
+    before = os.umask(0)
+    try:
+        store(b"secret", tmp_path / "seed", secret=True)
+        store(b"another", tmp_path / "seed", secret=True)
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "seed").read_bytes() == b"another"
+    assert stat.S_IMODE((tmp_path / "seed").stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["seed"]  # noqa: PTH208
+
+
 def test_a_purge_leaves_the_base_models(tmp_path):
     home = Home.at(tmp_path / "home")
     (home.cache / "model").write_bytes(b"large")

@@ -156,11 +156,19 @@ def cache_of_user(environment: Mapping[str, str]) -> Path:
     return Path(cache).expanduser()
 
 
-def store(data: bytes, path: Path) -> None:
-    """Put *data* at *path*; after a crash there is all of it or nothing: write, fsync, rename, fsync the folder."""
+def store(data: bytes, path: Path, *, secret: bool = False) -> None:
+    """Put *data* at *path*; after a crash there is all of it or nothing: write, fsync, rename, fsync the folder.
+
+    *secret*: nobody but its owner may read it, at no moment.
+
+    Raises:
+        DiskFull: there is no room.
+    """
     temporary = path.with_name(path.name + ".new")
+    if secret:
+        temporary.unlink(missing_ok=True)  # of a crash; below it has to be a file of our own making
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "xb" if secret else "wb", opener=_closed if secret else None) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -170,6 +178,11 @@ def store(data: bytes, path: Path) -> None:
             raise
         raise DiskFull(f"no room for {len(data)} bytes in {path.parent}", fix="make room; it is tried again") from None
     settle(temporary, path)
+
+
+def _closed(path: str, flags: int) -> int:
+    """Open a file so that, where it is made, only its owner may read it."""
+    return os.open(path, flags, 0o600)
 
 
 def settle(temporary: Path, path: Path) -> None:

@@ -111,7 +111,6 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
-        store(pem, path)
-        path.chmod(0o600)
+        store(pem, path, secret=True)
     finally:
         temporary.unlink(missing_ok=True)

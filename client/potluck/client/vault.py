@@ -187,7 +187,7 @@ class Seal:
         head = json.dumps({"nonce": self.nonce.hex(), **self.facts}).encode()
         front = MAGIC + len(head).to_bytes(2, "big") + head
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store(front + AESGCM(self.secret).encrypt(self.nonce, data, front), path)
+        store(front + AESGCM(self.secret).encrypt(self.nonce, data, front), path, secret=True)
 
 
 def seal(data: bytes, key: Key, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -216,7 +217,8 @@ def test_a_mistake_with_the_noise_is_found(loaded, take: Step, words: str):
     assert words in findings(adapted(loaded[0]), privately(), take)
 
 
-def test_every_lease_has_a_secret_seed_of_its_own(tmp_path: Path):
+def test_every_lease_has_a_secret_seed_of_its_own(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: pytest.fail("it was open to others before"))
     one, other = noise_at(tmp_path / "one"), noise_at(tmp_path / "other")
 
     assert not (one.gaussian("x", 9) == other.gaussian("x", 9)).any()

@@ -177,8 +177,7 @@ def noise_at(folder: Path) -> SecretNoise:
     path = folder / SEED
     if not path.exists() or path.stat().st_size != SEED_BYTES:
         folder.mkdir(parents=True, exist_ok=True)
-        store(new_seed(), path)
-        path.chmod(0o600)
+        store(new_seed(), path, secret=True)
     return SecretNoise(path.read_bytes())
 
 
