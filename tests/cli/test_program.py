@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.main import get_command
@@ -11,6 +12,7 @@ from commands import PROGRAM, potluck
 from potluck.cli.app import app
 from potluck.client.gate import UNKNOWN
 from potluck.client.limits import Limits, limits_at
+from potluck.client.personal import Wish
 
 COMMANDS = get_command(app).commands
 BUG = "from potluck.cli.app import app, main\n@app.command()\ndef boom(): raise ZeroDivisionError('by zero')\nmain()"
@@ -34,6 +36,18 @@ def test_each_command_s_help_names_its_options(command, name: str):
     assert done.status == 0
     assert all(option in done.out for param in COMMANDS[name].params for option in param.opts if option.startswith("-"))
     assert COMMANDS[name].help.split(":")[0].split(".")[0][:60] in done.out
+    arguments = [param for param in COMMANDS[name].params if param.param_type_name == "argument"]
+    hints = get_type_hints(COMMANDS[name].callback, include_extras=True)
+    assert all(hints[one.name].__metadata__[0].help in " ".join(done.out.split()) for one in arguments)
+
+
+def test_personalize_says_what_it_does_unless_told_otherwise(command):
+    wish, said = Wish(), " ".join(command("personalize", "--help").out.split())
+
+    assert f"Its rank; {wish.rank} unless told otherwise." in said
+    assert f"step size; {wish.learning_rate:g} unless told otherwise." in said
+    assert (wish.steps, wish.proximal, wish.gated, wish.share_a) == (0, 0.0, True, False)
+    assert "default: (" not in said
 
 
 STATUSES = {

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from potluck.aggregation.errors import PotluckError
+from potluck.cli.arguments import explained
 from potluck.cli.durations import seconds
 from potluck.cli.extras import needs
 from potluck.cli.report import fail
@@ -292,20 +293,22 @@ def export(
 @app.command(rich_help_panel=ANYBODY)
 def personalize(
     data: Annotated[Path | None, typer.Option(help="Your text; by default what you take part with.")] = None,
-    rank: Annotated[int | None, typer.Option(min=2, max=8, help="Its rank.", show_default="4")] = None,
+    rank: Annotated[int | None, typer.Option(min=2, max=8, help="Its rank; 4 unless told otherwise.")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Optimiser steps; 0: five times through the text.", show_default="0")
+        int | None, typer.Option(min=0, help="Optimiser steps; five times through the text unless told otherwise.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="AdamW's.", show_default="0.0003")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's step size; 0.0003 unless told otherwise.")
+    ] = None,
     proximal: Annotated[
-        float | None, typer.Option(min=0, help="How hard it is pulled to the shared adapter.", show_default="0")
+        float | None, typer.Option(min=0, help="How hard it is pulled to the shared adapter; not at all unless told.")
     ] = None,
     *,
     gate: Annotated[
-        bool | None, typer.Option("--gate/--no-gate", help="Whether each token gets its own share of it.")
+        bool | None, typer.Option("--gate/--no-gate", help="Whether each token gets its own share (yes).")
     ] = None,
     share_a: Annotated[
-        bool | None, typer.Option("--share-a/--own-a", help="Train B alone, on the shared adapter's A.")
+        bool | None, typer.Option("--share-a/--own-a", help="Train B alone, on the shared adapter's A (no).")
     ] = None,
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Seal it with a passphrase, not with the system's keyring.")
@@ -429,7 +432,7 @@ def main() -> None:
     # peft 0.21 asks transformers 5 for something under its old name; nobody here can mend that
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
     try:
-        app()
+        explained(app)()
     except PotluckError as error:
         sys.exit(fail(error))
     except Exception as error:  # noqa: BLE001 - the edge: anything not ours is our bug
