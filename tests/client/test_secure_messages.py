@@ -75,6 +75,7 @@ FAULTS: Mapping[Step, tuple[tuple[Callable[[Told], None], Reason], ...]] = Mappi
             (forged.too_few_agree, Reason.NO_CONSENSUS),
             (forged.one_signs_for_all, Reason.BAD_SIGNATURE),
             (forged.one_counts_twice, Reason.MALFORMED),
+        (forged.a_signature_less, Reason.MALFORMED),
             (forged.nobody_agrees, Reason.BAD_LIST),
         ),
         Step.UNMASK: (

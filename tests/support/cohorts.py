@@ -116,10 +116,10 @@ class Cohort:
         return self.sum.phase
 
 
-def cohort(size: int, terms: Terms = TERMS, *, nonce: int = 0, threads: int = 1, **policy: bool) -> Cohort:
+def cohort(size: int, terms: Terms = TERMS, *, nonce: int = 0, threads: int = 1, **settings: object) -> Cohort:
     terms = replace(terms, cohort_min=min(terms.cohort_min, size))
     opened = SecureSum(proposal(terms, nonce), Site(COORDINATOR, register(terms), threads))
-    return Cohort(opened, {number: client(number, terms, **policy) for number in range(size)})
+    return Cohort(opened, {number: client(number, terms, **settings) for number in range(size)})
 
 
 def plain_sum(numbers: Sequence[int], terms: Terms = TERMS) -> Words:

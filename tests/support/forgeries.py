@@ -218,6 +218,11 @@ def one_counts_twice(told: Told) -> None:
     told.message = Agreements(positions, (found.signatures[0], *found.signatures[:-1])).to_bytes()
 
 
+def a_signature_less(told: Told) -> None:
+    found = Agreements.parse(told.message)
+    told.message = replace(found, signatures=found.signatures[1:]).to_bytes()
+
+
 def nobody_agrees(told: Told) -> None:
     agree(told, lambda signatures: signatures.update({SIZE + 1: signatures[1]}))
 

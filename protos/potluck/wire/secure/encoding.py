@@ -90,9 +90,12 @@ def positions_of(data: bytes) -> tuple[int, ...]:
     Raises:
         SumRefusal: MALFORMED where they do not rise, begin below 1 or pass 128.
     """
+    wrong = malformed(f"{len(data)} bytes that are no rising positions from 1 to {MAX_CLIENTS}")
+    if len(data) % 2 or len(data) > 2 * MAX_CLIENTS:
+        raise wrong
     found = tuple(int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2))
-    if len(data) % 2 or not rising(found) or (found and not 1 <= found[0] <= found[-1] <= MAX_CLIENTS):
-        raise malformed(f"{len(data)} bytes that are no rising positions from 1 to {MAX_CLIENTS}")
+    if not rising(found) or (found and not 1 <= found[0] <= found[-1] <= MAX_CLIENTS):
+        raise wrong
     return found
 
 
