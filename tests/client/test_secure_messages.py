@@ -52,7 +52,6 @@ FAULTS: Mapping[Step, tuple[tuple[Callable[[Told], None], Reason], ...]] = Mappi
         ),
         Step.SHARE: (
             *ALL,
-            (forged.bit_flipped, Reason.BAD_SHARE),
             (forged.of_another_sum, Reason.BAD_SHARE),
             (forged.boxes_exchanged, Reason.BAD_SHARE),
             (forged.for_another, Reason.BAD_SHARE),
@@ -75,7 +74,7 @@ FAULTS: Mapping[Step, tuple[tuple[Callable[[Told], None], Reason], ...]] = Mappi
             (forged.too_few_agree, Reason.NO_CONSENSUS),
             (forged.one_signs_for_all, Reason.BAD_SIGNATURE),
             (forged.one_counts_twice, Reason.MALFORMED),
-        (forged.a_signature_less, Reason.MALFORMED),
+            (forged.a_signature_less, Reason.MALFORMED),
             (forged.nobody_agrees, Reason.BAD_LIST),
         ),
         Step.UNMASK: (

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 import pytest
@@ -211,69 +210,6 @@ def test_who_dropped_out_is_late():
     assert refused(lambda: run.sum.take(Step.SHARE, public(key_of(0)), b"")) is Reason.LATE
     assert refused(lambda: run.sum.message(Step.MASK, public(key_of(50)))) is Reason.STRANGER
     assert run.sum.message(Step.UNMASK, public(key_of(5))) is None
-
-
-class Cheat(Enum):
-    """What a client does to its shares."""
-
-    ONE_WRONG = "one client's openings are wrong"
-    DEALT_ONE_WRONG = "a share dealt to one client is wrong"
-    DEALT_ALL_WRONG = "all shares dealt are of nothing"
-    DEALT_OUTSIDE = "no share dealt is an element of the field"
-
-
-def cheated(cheat: Cheat, size: int = 10) -> Cohort:
-    """Return a cohort that has gone through, in which client 0 cheats."""
-    run = cohort(size)
-    run.run(until=Step.AGREE)
-    mine = run.sum._roster.position_of(public(key_of(0)))  # noqa: SLF001
-    for number, one in run.clients.items():
-        key = public(key_of(number))
-        shares = list(Openings.parse(one.take(Step.AGREE, run.sum.message(Step.AGREE, key)).message).shares)
-        wrong = {
-            Cheat.ONE_WRONG: range(size) if number == 0 else (),
-            Cheat.DEALT_ONE_WRONG: (mine - 1,) if number == 3 else (),
-            Cheat.DEALT_ALL_WRONG: (mine - 1,),
-            Cheat.DEALT_OUTSIDE: (mine - 1,),
-        }[cheat]
-        for place in wrong:
-            first = 255 if cheat is Cheat.DEALT_OUTSIDE else 0
-            shares[place] = bytes([first]) + bytes(reversed(shares[place][1:]))
-        run.sum.take(Step.UNMASK, key, Openings(tuple(shares)).to_bytes())
-    run.sum.close()
-    return run
-
-
-def test_wrong_openings_are_corrected_and_their_sender_is_named():
-    run = cheated(Cheat.ONE_WRONG)
-
-    assert run.sum.phase is Phase.SUMMED
-    assert {suspect.holder for suspect in run.sum.result().suspects} == {public(key_of(0))}
-    assert len(run.sum.suspects) == 10
-
-
-def test_one_wrong_share_is_corrected_and_both_who_may_be_at_fault_are_named():
-    run = cheated(Cheat.DEALT_ONE_WRONG)
-
-    assert run.sum.phase is Phase.SUMMED
-    assert [(one.holder, one.dealer) for one in run.sum.suspects] == [(public(key_of(3)), public(key_of(0)))]
-
-
-@pytest.mark.parametrize("cheat", [Cheat.DEALT_ALL_WRONG, Cheat.DEALT_OUTSIDE], ids=lambda cheat: cheat.name)
-def test_a_dealer_whose_shares_do_not_fit_ends_the_sum_and_is_named(cheat: Cheat):
-    """Not those who pass its shares on: were they refused, all would drop out and nobody would be named."""
-    run = cheated(cheat)
-
-    assert (run.sum.phase, run.sum.reason) == (Phase.ENDED, Reason.DEALER)
-    assert [(one.dealer, one.proven) for one in run.sum.suspects] == [(public(key_of(0)), True)]
-    assert refused(run.sum.result) is Reason.DEALER
-
-
-def test_where_others_could_make_it_look_so_nothing_is_proven_against_a_dealer():
-    """Of nine, three may lie by the terms, and with three wrong shares no seven are right: the dealer may be honest."""
-    run = cheated(Cheat.DEALT_ALL_WRONG, 9)
-
-    assert [(one.dealer, one.proven) for one in run.sum.suspects] == [(public(key_of(0)), False)]
 
 
 def test_a_vector_out_of_bounds_ends_the_cohort():

@@ -97,6 +97,7 @@ class Wild:
         before = Step(step - 1)
         if self.often():
             message, before = self.hostile(before, message)
+            self.shares_changed = self.shares_changed or before is Step.SHARE
         answer = self.tried("client", lambda: self.run.clients[number].take(before, message))
         if answer is None:
             return False

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -186,8 +187,11 @@ class Participation:
         self._among(delivery.delivered, tuple(self._roster.positions))
         self._large_enough(len(delivery.delivered), self._threshold)
         others = self._others(delivery.delivered)
-        for j, box in zip(others, delivery.sealed, strict=True):
-            self._unseal(j, box)
+        opened = sum([self._unseal(j, box) for j, box in zip(others, delivery.sealed, strict=True)])
+        if opened < len(others):
+            self._notes += (f"{len(others) - opened} of {len(others)} sealed shares did not open",)
+        if opened + 1 < self._threshold:
+            raise SumRefusal(f"{opened} of {len(others)} open", reason=Reason.BAD_SHARE, fix="wait for the next sum")
         self._delivered = delivery.delivered
         mine, node, words = self._mine(), self._roster.at(self._position).node, self._words
         if words is None:
@@ -206,12 +210,19 @@ class Participation:
         signature = signed(self._standing.key, Tag.MASKED, payload)
         return Outgoing(Step.MASK, Masked(digest, signature).to_bytes(), vector)
 
-    def _unseal(self, j: int, box: bytes) -> None:
-        """Keep the two shares that the client at *j* dealt to this one."""
+    def _unseal(self, j: int, box: bytes) -> bool:
+        """Keep the two shares that the client at *j* dealt to this one, and return whether they could be opened.
+
+        Where they could not, it keeps zeros, which will not fit the others' shares and so tell of the dealer.  Were
+        that a reason to leave, one member could make everybody leave every sum, and nobody would know who it was.
+        """
         mine, node, peer = self._mine(), self._roster.at(self._position).node, self._roster.at(j)
         key = share_key(agreed(mine.channel, peer.channel_key), self._sid, peer.node, node)
-        both = unsealed(key, box, bound_to(self._sid, self._roster_hash, peer.node, node))
+        both, opened = bytes(2 * SHARE_BYTES), False
+        with suppress(SumRefusal):
+            both, opened = unsealed(key, box, bound_to(self._sid, self._roster_hash, peer.node, node)), True
         mine.of_masks[j], mine.of_seeds[j] = bytearray(both[:SHARE_BYTES]), bytearray(both[SHARE_BYTES:])
+        return opened
 
     def _agree(self, message: bytes) -> Outgoing:
         """Answer the list of survivors with a signature over it, the only one in this sum; the update is spent.

@@ -35,7 +35,7 @@ class Reason(StrEnum):
     WEAK_KEY = "a key that two share, or that agrees on nothing"
     OWN_ENTRY = "my own entry was left out or altered"
     # Shares and lists
-    BAD_SHARE = "a share that was sent to me does not open"
+    BAD_SHARE = "shares that were sent to me do not open"
     BAD_LIST = "a list of clients that cannot be"
     SECOND_LIST = "a second list of survivors in one sum"
     NO_CONSENSUS = "fewer than the threshold agree about who survived"
