@@ -7,31 +7,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from coordinators import hosting
+from noised import COHORT, noised_recipe
 from potluck.coordinator.desk import History
 from potluck.wire.audit import LOG_FILE, verify_log
-from potluck.wire.recipe import Recipe
 from potluck.wire.releases import verify_release
-from scripted import recipe
 
-COHORT, CAME = 3, (3, 2)
+CAME = (3, 2)
 NOMINAL = COHORT * 20 * 4
 """Examples of a round as the recipe has them: steps times batch for each of the cohort."""
-
-
-def private() -> Recipe:
-    return recipe(
-        run={"versions": 2},
-        model={"modules": {"model.layers.0.self_attn.q_proj": [400, 12]}},
-        aggregation={
-            "rule": "ffa",
-            "weights": ["uniform"],
-            "hostile": 0.0,
-            "mode": "synchronous",
-            "cohort": COHORT,
-            "minimum": 2,
-        },
-        privacy={"differential": {"unit": "user-central", "epsilon": 100.0, "participations": 2}},
-    )
 
 
 class Played(NamedTuple):
@@ -49,7 +32,7 @@ class Played(NamedTuple):
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("published") / "run"
-    with hosting(folder, private()) as hosted:
+    with hosting(folder, noised_recipe()) as hosted:
         crew = hosted.cohort(COHORT)
         for number, came in enumerate(CAME, 1):
             for member in crew[:came]:

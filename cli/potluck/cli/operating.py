@@ -79,6 +79,7 @@ def show_status(folder: Path, *, as_json: bool) -> None:
             "volunteers": now.members,
             "traffic": f"{size(now.bytes_in)} in, {size(now.bytes_out)} out",
             "paused": "yes: no work is given out" if now.paused else "no",
+            **({"standstill": now.standstill} if now.standstill else {}),
         }
     )
 

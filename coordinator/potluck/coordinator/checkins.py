@@ -37,6 +37,7 @@ _REASONS: Final[Mapping[rounds.Why, pb.Reason]] = {
     rounds.Why.COMBINING: pb.REASON_COMBINING,
     rounds.Why.UNWANTED: pb.REASON_UNWANTED,
     rounds.Why.RESTING: pb.REASON_CONTRIBUTED,
+    rounds.Why.OVER: pb.REASON_CONTRIBUTED,
     rounds.Why.BUSY: pb.REASON_UNWANTED,
 }
 

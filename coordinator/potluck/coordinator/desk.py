@@ -14,6 +14,7 @@ from potluck.coordinator.clock import Clock, SystemClock
 from potluck.coordinator.invites import InviteBook
 from potluck.coordinator.keys import open_keys
 from potluck.coordinator.membership import end_membership
+from potluck.coordinator.participation import standstill
 from potluck.coordinator.phases import Event, Phase
 from potluck.coordinator.progress import abandon, drop_stale, look, turn
 from potluck.coordinator.renewal import again
@@ -62,6 +63,8 @@ class Status:
     """The last few, the newest first."""
     last: RoundReport | None
     """The round that ended last."""
+    standstill: str
+    """Why the run cannot go on by itself, and what to do about it; empty: it can."""
 
     @property
     def done(self) -> bool:
@@ -149,6 +152,7 @@ class Desk:
                 bytes_out=run.bytes_out,
                 versions=books.versions.last(SHOWN_VERSIONS),
                 last=next(iter(reports_of(books, 0, 1)), None),
+                standstill=str(standstill(site.plan.recipe, books, now) or ""),
             )
 
     def history(self) -> History:

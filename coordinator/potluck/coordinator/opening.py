@@ -33,6 +33,8 @@ FROZEN: Final = (
 )
 """What a run cannot change: updates and the master would not fit any more.  All else may change; volunteers are asked
 to consent to the new recipe."""
+PROMISED: Final = ("privacy.differential", "privacy.clip")
+"""What a run whose guarantee is one for all its rounds cannot change, either: what was promised of those before."""
 
 
 @final
@@ -192,7 +194,9 @@ def _change_recipe(books: Books, old: str, new: str) -> None:
     recipes = [Recipe.offered(old), Recipe.parse(new)]  # another version may have made the old one
     before, after = (recipe.model_dump(mode="json") for recipe in recipes)
     changed = sorted(_differences(before, after))
-    barred = [name for name in changed if any(name == key or name.startswith(f"{key}.") for key in FROZEN)]
+    promised = PROMISED if any(recipe.privacy.differential.by_user for recipe in recipes) else ()
+    frozen = (*FROZEN, *promised)
+    barred = [name for name in changed if any(name == key or name.startswith(f"{key}.") for key in frozen)]
     if len({(recipe.moves(0), recipe.moves(1)) for recipe in recipes}) > 1:  # updates under way hold other tensors
         barred.append("aggregation.rule")
     if barred:

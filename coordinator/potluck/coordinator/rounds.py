@@ -99,6 +99,7 @@ class Why(Enum):
     COMBINING = "the updates are being combined right now"
     UNWANTED = "you asked for none"
     RESTING = "you took part as often, or as lately, as this run's privacy allows"
+    OVER = "this run has had all the rounds that its privacy allows; its operator has to end it, or begin another"
     BUSY = "you hold a lease already; finish that first"
 
 
@@ -142,8 +143,8 @@ class Asker:
     """All its leases that nothing has ended."""
     listed: frozenset[bytes]
     """Ids of the leases that it says it holds."""
-    resting: bool = False
-    """It may not take part in the open round: the guarantee counts so many participations, so far apart."""
+    resting: Why | None = None
+    """Why it may not take part in the open round: the guarantee counts so many participations, so far apart."""
 
 
 def useful(terms: Terms, now: Situation, hold: Hold) -> bool:
@@ -183,7 +184,7 @@ def assignment(terms: Terms, now: Situation, asker: Asker) -> Assignment:  # noq
     if asker.contributed:
         return Decline(Why.CONTRIBUTED)
     if asker.resting:
-        return Decline(Why.RESTING)
+        return Decline(asker.resting)
     if now.combining or now.round is None:
         return Decline(Why.COMBINING)
     if terms.synchronous and now.leased + now.received >= terms.seats:
@@ -231,12 +232,12 @@ def staleness_weight(tau: int) -> float:
 
 
 def verdict(  # noqa: PLR0911 - a list of cases
-    terms: Terms, now: Situation, hold: Hold, *, contributed: bool, resting: bool = False
+    terms: Terms, now: Situation, hold: Hold, *, contributed: bool, resting: Why | None = None
 ) -> Verdict:
     """Return what an update for *hold* counts as.
 
     *contributed*: another update of this client counts already, from the same version or in the same round.
-    *resting*: it may not take part in the open round.
+    *resting*: why it may not take part in the open round.
     """
     tau = staleness(now, hold.version)
     if now.done(terms):
@@ -244,7 +245,7 @@ def verdict(  # noqa: PLR0911 - a list of cases
     if contributed:
         return Verdict(Offer.NOT_WANTED, tau, "another update of yours counts, from the same version or in this round")
     if resting:
-        return Verdict(Offer.NOT_WANTED, tau, Why.RESTING.value)
+        return Verdict(Offer.NOT_WANTED, tau, resting.value)
     if terms.synchronous and not terms.summed and hold.round != now.round:
         return Verdict(Offer.NOT_WANTED, tau, f"round {hold.round} closed without it")
     if now.round is None or now.phase not in OPEN:

@@ -9,12 +9,13 @@ from typing import Final, final
 from potluck.aggregation.errors import PotluckError
 from potluck.coordinator.combine import combine_rounds
 from potluck.coordinator.log import LogFile
+from potluck.coordinator.participation import Standstill, standstill
 from potluck.coordinator.presence import Presence
 from potluck.coordinator.probe import Closing
-from potluck.coordinator.progress import due, turn
+from potluck.coordinator.progress import due, look, turn
 from potluck.coordinator.releases import publish_missing
 from potluck.coordinator.site import Site
-from potluck.coordinator.store.database import Superseded, check_fence
+from potluck.coordinator.store.database import Books, Superseded, check_fence
 from potluck.coordinator.summing import Sums
 from potluck.coordinator.traffic import Traffic
 
@@ -42,6 +43,9 @@ class Worker:
     _pause_s: float = field(default=TICK_S, init=False)
     _closed: bool = field(default=False, init=False)
     """Whether the probe was closed while a round was judged."""
+    _looked: int = field(default=-1, init=False)
+    """Changes of the database after which it was looked whether the run can go on."""
+    _still: Standstill | None = field(default=None, init=False)
     _settled: int = field(default=-1, init=False)
     """The last version whose release is written."""
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
@@ -114,9 +118,20 @@ class Worker:
             check_fence(self.site.fence, run.fence)
             self.site.store.noticed(run.changes)
             happened = due(self.site, books)
+            self._look_ahead(books)
         if happened:
             with turn(self.site):
                 pass  # before and after it, the round is where it belongs
+
+    def _look_ahead(self, books: Books) -> None:
+        """Say once where the run cannot go on by itself: its clients wait, and only its operator can end that."""
+        changes = self.site.store.changes
+        if changes == self._looked:
+            return
+        found = standstill(self.site.plan.recipe, books, look(books, self.site.clock.now_s()))
+        if found is not None and found != self._still:
+            LOG.warning("event=standstill reason=%s fix=%s", found.reason, found.way_out)
+        self._looked, self._still = changes, found
 
     def _flush(self, *, at_once: bool) -> None:
         """Write down who was here and how many bytes went by, which changes no answer."""

@@ -49,6 +49,16 @@ class Intake:
         chosen = (UpdateRow.client_id == client_id, UpdateRow.state != str(UpdateState.WITHDRAWN))
         return tuple(self.session.scalars(select(UpdateRow.round).where(*chosen).distinct().order_by(UpdateRow.round)))
 
+    def participations(self, besides: int) -> dict[str, tuple[int, int]]:
+        """Return how often each client took part, and in which round last; round *besides* does not count."""
+        number = UpdateRow.round
+        chosen = (number != besides, UpdateRow.state != str(UpdateState.WITHDRAWN))
+        found = select(UpdateRow.client_id, func.count(number.distinct()), func.max(number)).where(*chosen)
+        return {
+            client: (int(times), int(last))
+            for client, times, last in self.session.execute(found.group_by(UpdateRow.client_id))
+        }
+
     def counted(self, client_id: str) -> int:
         """Return how many updates of a client versions contain."""
         return self._count(UpdateRow.client_id == client_id, UpdateRow.state == str(UpdateState.COUNTED))

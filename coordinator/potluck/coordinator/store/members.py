@@ -53,6 +53,11 @@ class Members:
         found = select(func.count()).select_from(MemberRow).where(MemberRow.standing == str(Standing.ACTIVE))
         return self.session.scalar(found) or 0
 
+    def active_ids(self) -> tuple[str, ...]:
+        """Return which clients are members now."""
+        found = select(MemberRow.client_id).where(MemberRow.standing == str(Standing.ACTIVE))
+        return tuple(self.session.scalars(found))
+
     def all(self) -> tuple[Member, ...]:
         """Return every member, whatever its standing."""
         return tuple(_member(row) for row in self.session.scalars(select(MemberRow)))
