@@ -58,7 +58,8 @@ def test_a_sum_is_its_rounds_one_input_and_counts_for_all_its_members(hosted: Ho
         (row,) = books.rounds.inputs(1)
         assert {update.state for update in books.intake.of_round(1, UpdateState.COUNTED)} == {UpdateState.COUNTED}
     version = hosted.coordinator.history().versions[0]
-    assert (version.contributors, version.loss_before) == (MEMBERS, 0.0)
+    assert (version.contributors, version.loss_before, version.loss_after) == (MEMBERS, 0.0, 1.5)
+    assert "| not reported before, 1.5000 after |" in (hosted.folder / "releases/v0001/README.md").read_text("utf-8")
     assert row.examples == MEMBERS * RECIPE.training.steps * RECIPE.training.batch
     assert verdicts(made) == {"VERDICT_ACCEPTED"}
     assert not list((hosted.folder / "spool").iterdir())

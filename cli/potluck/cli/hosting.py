@@ -175,7 +175,8 @@ def tell_version(made: Version, now: Status, folder: Path, *, as_json: bool) -> 
         }
         show(facts, as_json=True)
         return
-    losses = f", their own held-out loss {made.loss_before:.3f} → {made.loss_after:.3f}" if made.loss_after else ""
+    before = f"{made.loss_before:.3f} → " if made.loss_before else ""
+    losses = f", their own held-out loss {before}{made.loss_after:.3f}" if made.loss_after else ""
     say(f"version {made.version}: {made.contributors} volunteers, {made.examples} examples{losses}; {release}")
     if made.version == now.last_version:
         say("that was the last version: the run is done. Volunteers who come by are told; Ctrl-C ends it")

@@ -104,6 +104,7 @@ def _facts(site: Site, books: Books, number: int, made: Made, judged: Judgement 
 def _commit(site: Site, books: Books, number: int, made: Made, facts: Mapping[str, Any]) -> None:
     """Make the new version the present one."""
     updates = books.intake.of_round(number, UpdateState.FIXED)
+    reported = [update for update in updates if _reported(update, summed=site.plan.terms.summed)]
     version = made.parent.version + 1
     entry = books.log.append("round_committed", version=version, recipe_digest=site.plan.digest, **facts)
     books.versions.add(
@@ -118,8 +119,8 @@ def _commit(site: Site, books: Books, number: int, made: Made, facts: Mapping[st
             seed=site.plan.seed_of(version),
             contributors=len({update.client_id for update in updates}),
             examples=sum(update.examples for update in updates),
-            loss_before=_mean([update.loss_before for update in updates if _reported(update)]),
-            loss_after=_mean([update.loss_after for update in updates if _reported(update)]),
+            loss_before=_mean([update.loss_before for update in reported]),
+            loss_after=_mean([update.loss_after for update in reported]),
             truncation=made.report.total.relative_error,
             log_index=entry.index,
             made_s=site.clock.now_s(),
@@ -168,8 +169,9 @@ def _warn(number: int, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _reported(update: UpdateRecord) -> bool:
-    return update.loss_before > 0 and update.loss_after > 0
+def _reported(update: UpdateRecord, *, summed: bool) -> bool:
+    """Whether its losses count: both, or the one after training, which alone is in a secure sum."""
+    return update.loss_after > 0 and (summed or update.loss_before > 0)
 
 
 def _mean(values: Sequence[float]) -> float:

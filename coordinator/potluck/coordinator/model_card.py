@@ -110,6 +110,7 @@ def _probe(probe: Mapping[str, Any] | None) -> str:
 
 
 def _losses(version: Version) -> str:
-    if not version.loss_before:
+    if not version.loss_after:
         return "none reported"
-    return f"{version.loss_before:.4f} before, {version.loss_after:.4f} after"
+    before = f"{version.loss_before:.4f}" if version.loss_before else "not reported"
+    return f"{before} before, {version.loss_after:.4f} after"
