@@ -1,5 +1,6 @@
 """Whatever comes to a sum out of order, forged, replayed or too large is refused by name, and the sum goes on."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from potluck.coordinator.renewal import again
 from potluck.wire.envelopes import Purpose, sign
 from potluck.wire.secure.messages import Step
 from potluck.wire.v1 import sums_pb2 as pb
+from potluck.wire.v1 import work_pb2
 from potluck.wire.v1.envelope_pb2 import Envelope
 from scripted import recipe
 from summing import COHORT, summed_recipe
@@ -60,6 +62,20 @@ def test_a_run_that_reads_updates_has_no_sum(tmp_path: Path):
         (guest,) = guests(hosted, 1)
         with refused("bad_request"):
             guest.meet()
+
+
+@pytest.mark.parametrize(("unit", "epsilon", "seen"), [("example", 1.5, 7), ("example", math.nan, 0), ("none", 1.5, 0)])
+def test_how_long_a_ledger_is_is_remembered_before_anything_is_revealed(
+    tmp_path: Path, unit: str, epsilon: float, seen: int
+):
+    """So a client that sets its ledger back after a sum that ended badly is found out, too."""
+    run = summed_recipe(privacy={"differential": {"unit": unit}})
+    with hosting(tmp_path / "run", run) as hosted:
+        (guest,) = guests(hosted, 1)
+        for lines in (7, 3):
+            guest.meet(spent=work_pb2.Spent(unit=unit, epsilon=epsilon, delta=1e-5, lines=lines))
+
+        assert guest.check_in().ledger_lines == seen
 
 
 def test_who_meets_must_be_a_member_with_a_lease_of_its_own(hosted: Hosted):

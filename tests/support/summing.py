@@ -17,7 +17,7 @@ from potluck.aggregation.tensors import LORA_A, LORA_B, changed
 from potluck.client.events import Happening, Moved, Phase, Progressed
 from potluck.client.session import Session
 from potluck.client.tasks import TaskState
-from potluck.client.work import Job, Trained
+from potluck.client.work import Job, Trained, Trainer
 from potluck.coordinator.checkpoints import Checkpoint
 from potluck.coordinator.combine import combined
 from potluck.coordinator.desk import Desk
@@ -86,6 +86,11 @@ def plainly(recipe: Recipe, seed: int, members: Sequence[int]) -> bytes:
 
     *seed* is that of version 0's starts.
     """
+    return sha256(added(recipe, seed, [deltas_of(recipe, 0, member) for member in members])).digest()
+
+
+def added(recipe: Recipe, seed: int, updates_of: Iterable[Mapping[str, np.ndarray]]) -> bytes:
+    """Return the adapter that those updates, added up in plain sight, make of version 0."""
     begun = start(
         {},
         recipe.modules(),
@@ -95,14 +100,13 @@ def plainly(recipe: Recipe, seed: int, members: Sequence[int]) -> bytes:
         seed=seed,
     ).trainable
     updates = []
-    for member in members:
-        deltas = deltas_of(recipe, 0, member)
+    for deltas in updates_of:
         trained = {
             name: changed(name, term, b=deltas.get(name + LORA_B), a=deltas.get(name + LORA_A))
             for name, term in begun.items()
         }
         updates.append(Update(trained=trained, start=begun, examples=1))
-    return sha256(combined(recipe, updates, Checkpoint()).adapter).digest()
+    return combined(recipe, updates, Checkpoint()).adapter
 
 
 @dataclass
@@ -121,7 +125,10 @@ class Played:
 
 
 def play(
-    clients: Sequence[Client], *, stops: Mapping[int, Callable[[Happening], bool]] = MappingProxyType({})
+    clients: Sequence[Client],
+    *,
+    stops: Mapping[int, Callable[[Happening], bool]] = MappingProxyType({}),
+    trainer: Callable[[int], Trainer] = GridTrainer,
 ) -> Played:
     """Start a session of every client; one named in *stops* is stopped at the first event that its entry picks."""
     ended: dict[int, object] = {}
@@ -134,7 +141,7 @@ def play(
                 session.stop()
 
         try:
-            ended[client.seed] = client.run(GridTrainer(client.seed), watch=watch).ending
+            ended[client.seed] = client.run(trainer(client.seed), watch=watch).ending
         except PotluckError as error:
             ended[client.seed] = error
 

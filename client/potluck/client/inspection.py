@@ -146,7 +146,7 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
     message = open_update(data, Manifest.of(recipe, task.terms.version))
     tensors = tuple(_numbers(name, message.tensor(name)) for name in sorted(message.shapes))
     summed, by_example = recipe.privacy.secure_aggregation, recipe.privacy.differential.by_example
-    spent = told_of(_ledger(home, identity), recipe, member.run_id) if by_example and not summed else None
+    spent = told_of(_ledger(home, identity), recipe, member.run_id) if by_example else None
     sums = terms_of(recipe, member.run_id, task.terms.version)
     return Inspected(
         lease_id=task.lease_id.hex(),

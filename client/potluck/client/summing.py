@@ -77,8 +77,12 @@ STAGES: Final[Mapping[TaskState, Callable[[Station, Task, Sealed], None]]] = Map
 
 
 def _asked(station: Station, task: Task, sealed: Sealed) -> pb.MeetReply:
-    """Ask for a sum; where there is a receipt already, keep it."""
-    request = pb.MeetRequest(lease_id=task.lease_id, digest=sealed.digest)
+    """Ask for a sum; where there is a receipt already, keep it.
+
+    Raises:
+        BadLedger: the owner's ledger of private rounds is damaged, or older than others have seen it.
+    """
+    request = pb.MeetRequest(lease_id=task.lease_id, digest=sealed.digest, spent=station.spent())
     try:
         reply = station.link.call(MEET, station.signed(Purpose.MEET, request))
     except Refusal as refusal:

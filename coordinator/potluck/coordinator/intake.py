@@ -9,7 +9,7 @@ from potluck.coordinator import rounds
 from potluck.coordinator.checkins import own_lease
 from potluck.coordinator.participation import resting
 from potluck.coordinator.progress import hold, look, turn
-from potluck.coordinator.receipts import Outcome, conflict, give, stored, too_late
+from potluck.coordinator.receipts import Outcome, conflict, cost_of, give, stored, too_late
 from potluck.coordinator.site import Site
 from potluck.coordinator.steps import Step, When
 from potluck.coordinator.store.database import Books
@@ -151,21 +151,19 @@ class Intake:
         """Write the update down, or why not, with its receipt."""
         now_s = self.site.clock.now_s()
         now = look(books, now_s)
-        digest = request.update.digest
+        digest, cost = request.update.digest, cost_of(self.site.plan.recipe, request)
         if rejected is not None:
-            outcome = Outcome(
-                digest, pb.VERDICT_REJECTED, request.examples, now.round or 0, 0.0, rejected, request.spent
-            )
+            outcome = Outcome(digest, pb.VERDICT_REJECTED, request.examples, now.round or 0, 0.0, rejected, cost)
             receipt = give(self.site, books, lease, outcome)
             return pb.SubmitReply(verdict=pb.VERDICT_REJECTED, receipt=receipt, rejected=rejected)
         contributed = books.intake.contributed(lease.client_id, lease.version, now.round)
         tired = resting(self.site.plan.recipe, books, lease.client_id, now.round)
         verdict = rounds.verdict(self.site.plan.terms, now, hold(lease, now_s), contributed=contributed, resting=tired)
         if verdict.offer is rounds.Offer.NOT_WANTED or now.round is None:
-            receipt = give(self.site, books, lease, too_late(now, digest, request.examples))
+            receipt = give(self.site, books, lease, too_late(now, digest, request.examples, cost))
             return pb.SubmitReply(verdict=pb.VERDICT_TOO_LATE, receipt=receipt)
         books.intake.accept(self._record(lease, request, now.round, verdict.staleness))
-        outcome = Outcome(digest, pb.VERDICT_ACCEPTED, request.examples, now.round, verdict.weight, spent=request.spent)
+        outcome = Outcome(digest, pb.VERDICT_ACCEPTED, request.examples, now.round, verdict.weight, cost=cost)
         return pb.SubmitReply(verdict=pb.VERDICT_ACCEPTED, receipt=give(self.site, books, lease, outcome))
 
     def _record(self, lease: LeaseRecord, request: pb.SubmitRequest, number: int, tau: int) -> UpdateRecord:

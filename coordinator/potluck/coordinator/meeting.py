@@ -18,6 +18,15 @@ SLOWEST_S: Final = 1.0
 """Longest time between two questions of a client in a sum."""
 
 
+class Cost(NamedTuple):
+    """What a client says that private rounds cost of its own text."""
+
+    epsilon: float
+    """Of all rounds of this run, for one record."""
+    lines: int
+    """Of its ledger, over all runs."""
+
+
 class Guest(NamedTuple):
     """A client with a sealed update."""
 
@@ -28,6 +37,8 @@ class Guest(NamedTuple):
     """SHA-256 of the sealed file."""
     version: int
     """That the update started from."""
+    cost: Cost | None = None
+    """What it says that its private rounds cost so far, where the recipe protects single records."""
 
 
 class Await(NamedTuple):

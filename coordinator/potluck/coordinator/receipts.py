@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from potluck.coordinator import rounds
+from potluck.coordinator.meeting import Cost
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.store.records import LeaseRecord, LeaseState, ReceiptRecord
@@ -13,6 +14,7 @@ from potluck.wire.recipe import Recipe
 from potluck.wire.refusals import Refusal
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
+from potluck.wire.v1.sums_pb2 import MeetRequest
 
 MOST_LINES: Final = 1 << 30
 """Of a client's ledger; a row of the database holds no more."""
@@ -34,7 +36,7 @@ class Outcome:
     weight: float
     """Staleness weight; 0 where it does not count."""
     rejected: ErrorDetail | None = None
-    spent: pb.Spent | None = None
+    cost: Cost | None = None
     """What its client says that it cost of its own text."""
 
 
@@ -82,15 +84,25 @@ def _spent(recipe: Recipe, outcome: Outcome) -> pb.Spent | None:
     terms = recipe.privacy.differential
     if terms.by_user:
         return pb.Spent(unit=terms.unit, epsilon=terms.epsilon, delta=terms.delta)
-    told = outcome.spent
-    if told is None or not terms.by_example or not (math.isfinite(told.epsilon) and told.epsilon >= 0):
+    cost = outcome.cost
+    if cost is None:
         return None
-    return pb.Spent(unit=terms.unit, epsilon=told.epsilon, delta=terms.delta, lines=min(told.lines, MOST_LINES))
+    return pb.Spent(unit=terms.unit, epsilon=cost.epsilon, delta=terms.delta, lines=cost.lines)
 
 
-def too_late(now: rounds.Situation, digest: bytes, examples: int) -> Outcome:
+def cost_of(recipe: Recipe, request: pb.SubmitRequest | MeetRequest) -> Cost | None:
+    """Return what a client says that its private rounds cost; None where *recipe* has none, or it says no number."""
+    if not recipe.privacy.differential.by_example or not request.HasField("spent"):
+        return None
+    told = request.spent
+    if not (math.isfinite(told.epsilon) and told.epsilon >= 0):
+        return None
+    return Cost(told.epsilon, min(told.lines, MOST_LINES))
+
+
+def too_late(now: rounds.Situation, digest: bytes, examples: int, cost: Cost | None = None) -> Outcome:
     """Return the outcome of an update that can no longer count."""
-    return Outcome(digest, pb.VERDICT_TOO_LATE, examples, now.round or 0, 0.0)
+    return Outcome(digest, pb.VERDICT_TOO_LATE, examples, now.round or 0, 0.0, cost=cost)
 
 
 def forget(site: Site, books: Books, lease_id: bytes, digest: bytes) -> None:

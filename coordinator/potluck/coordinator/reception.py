@@ -8,7 +8,7 @@ from potluck.coordinator.checkins import own_lease
 from potluck.coordinator.meeting import Guest
 from potluck.coordinator.participation import resting
 from potluck.coordinator.progress import hold, look, turn
-from potluck.coordinator.receipts import conflict, give, stored, too_late
+from potluck.coordinator.receipts import conflict, cost_of, give, stored, too_late
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.database import Books
 from potluck.coordinator.summed import nominal
@@ -40,16 +40,20 @@ class Reception:
         request = opened(envelope, Purpose.MEET, self.site.keys.coordinator_id, pb.MeetRequest)
         if not self.site.plan.terms.summed or len(request.digest) != DIGEST_BYTES:
             raise Refusal("this run reads updates one by one", code="bad_request", fix="offer the update")
-        client_id = peer_id(envelope.signer)
+        client_id, cost = peer_id(envelope.signer), cost_of(self.site.plan.recipe, request)
         with self.site.store.reading() as books:
             reply = self._settled(books, client_id, request)
             late = reply is None and self._verdict(books, client_id, request).offer is rounds.Offer.NOT_WANTED
             version = own_lease(books, client_id, request.lease_id).version
+            grew = cost is not None and cost.lines > books.intake.ledger_lines(client_id)
+        if cost is not None and grew:  # before anything of it is revealed
+            with self.site.store.writing(self.site.fence) as books:
+                books.intake.witness(client_id, cost.lines)
         if late:
             reply = self._turned_away(client_id, request)
         if reply is not None:
             return reply
-        return self.sums.place(Guest(client_id, envelope.signer, request.lease_id, request.digest, version))
+        return self.sums.place(Guest(client_id, envelope.signer, request.lease_id, request.digest, version, cost))
 
     def _settled(self, books: Books, client_id: str, request: pb.MeetRequest) -> pb.MeetReply | None:
         """Return the answer to an update of which it is settled what becomes of it."""
@@ -77,6 +81,7 @@ class Reception:
             if reply is not None or verdict.offer is not rounds.Offer.NOT_WANTED:
                 return reply
             now, lease = look(books, self.site.clock.now_s()), own_lease(books, client_id, request.lease_id)
-            outcome = too_late(now, request.digest, nominal(self.site.plan.recipe))
+            recipe = self.site.plan.recipe
+            outcome = too_late(now, request.digest, nominal(recipe), cost_of(recipe, request))
             receipt = give(self.site, books, lease, outcome)
         return pb.MeetReply(verdict=pb.MEET_VERDICT_ANSWERED, receipt=receipt, human=verdict.human)

@@ -5,10 +5,12 @@ any other round.  The updates themselves were never here.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from potluck.aggregation import encode
-from potluck.coordinator.meeting import Guest
+from potluck.coordinator.meeting import Cost, Guest
 from potluck.coordinator.phases import Event, after
 from potluck.coordinator.progress import close, look, open_round, turn
 from potluck.coordinator.receipts import Outcome, give, too_late
@@ -25,6 +27,7 @@ from potluck.wire.sums import unflattened
 from potluck.wire.v1 import work_pb2 as pb
 
 LOG = logging.getLogger(__name__)
+NONE: Final[Mapping[bytes, Cost]] = MappingProxyType({})
 
 
 def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
@@ -45,8 +48,11 @@ def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
     return True
 
 
-def land(site: Site, version: int, sid: bytes, summed: Summed) -> None:
-    """Step SPOOL: keep the sum, give the cohort its receipts, and close the round over it, all in one transaction."""
+def land(site: Site, version: int, sid: bytes, summed: Summed, costs: Mapping[bytes, Cost] = NONE) -> None:
+    """Step SPOOL: keep the sum, give the cohort its receipts, and close the round over it, all in one transaction.
+
+    *costs*: by lease, what its private rounds cost a member, as it said when it came.
+    """
     mean = unflattened(summed.total / summed.weight, site.plan.manifest(version))
     site.on_step(Step.SPOOL, When.BEFORE)
     digest = site.folders.spool.put(encode(mean, "fp64"))
@@ -58,7 +64,8 @@ def land(site: Site, version: int, sid: bytes, summed: Summed) -> None:
         updates = books.intake.masked()
         books.intake.settle_masked(UpdateState.FIXED, round=current.number, loss_after=summed.tally.loss or 0.0)
         for update in updates:
-            outcome = Outcome(update.digest, pb.VERDICT_ACCEPTED, update.examples, current.number, 1.0)
+            cost = costs.get(update.lease_id)
+            outcome = Outcome(update.digest, pb.VERDICT_ACCEPTED, update.examples, current.number, 1.0, cost=cost)
             _answer(site, books, update, outcome)
         _tell(site, books, current.number, digest, sid, summed)
         books.rounds.enter(current.number, after(current.phase, Event.SUMMED))

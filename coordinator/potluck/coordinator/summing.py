@@ -186,7 +186,8 @@ class Sums:
         """Write down what became of a sum that is over; done again where it failed."""
         machine = current.machine
         if machine.phase is Phase.SUMMED:
-            land(self._site, current.version, machine.sid, machine.result())
+            costs = {guest.lease_id: guest.cost for guest in current.guests.values() if guest.cost is not None}
+            land(self._site, current.version, machine.sid, machine.result(), costs)
         elif machine.phase is Phase.ENDED:
             LOG.warning("event=sum_ended sid=%s reason=%s", machine.sid.hex(), machine.reason)
             with turn(self._site) as books:

@@ -23,29 +23,30 @@ _sym_db = _symbol_database.Default()
 
 
 from potluck.wire.v1 import envelope_pb2 as potluck_dot_wire_dot_v1_dot_envelope__pb2
+from potluck.wire.v1 import work_pb2 as potluck_dot_wire_dot_v1_dot_work__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apotluck/wire/v1/sums.proto\x12\x0fpotluck.wire.v1\x1a\x1epotluck/wire/v1/envelope.proto\"/\n\x0bMeetRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xd0\x01\n\tMeetReply\x12-\n\x07verdict\x18\x01 \x01(\x0e\x32\x1c.potluck.wire.v1.MeetVerdict\x12\x12\n\nagain_in_s\x18\x02 \x01(\x01\x12\x0f\n\x07present\x18\x03 \x01(\r\x12\x0e\n\x06wanted\x18\x04 \x01(\r\x12\r\n\x05human\x18\x05 \x01(\t\x12\x0f\n\x07opening\x18\x06 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12*\n\x07receipt\x18\x08 \x01(\x0b\x32\x19.potluck.wire.v1.Envelope\"g\n\x0bStepRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x0c\x12\x0b\n\x03sid\x18\x02 \x01(\x0c\x12(\n\x05stage\x18\x03 \x01(\x0e\x32\x19.potluck.wire.v1.SumStage\x12\x0f\n\x07message\x18\x04 \x01(\x0c\"3\n\x06Ticket\x12\x11\n\tupload_id\x18\x01 \x01(\x0c\x12\x16\n\x0e\x63ommitted_size\x18\x02 \x01(\x04\"\xa4\x01\n\tStepReply\x12\x10\n\x06wait_s\x18\x01 \x01(\x01H\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x06ticket\x18\x03 \x01(\x0b\x32\x17.potluck.wire.v1.TicketH\x00\x12\x11\n\x07\x63losing\x18\x04 \x01(\x0cH\x00\x12*\n\x07receipt\x18\x05 \x01(\x0b\x32\x19.potluck.wire.v1.EnvelopeB\x08\n\x06\x61nswer*\x8c\x01\n\x0bMeetVerdict\x12\x1c\n\x18MEET_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11MEET_VERDICT_WAIT\x10\x01\x12\x15\n\x11MEET_VERDICT_PARK\x10\x02\x12\x16\n\x12MEET_VERDICT_BEGIN\x10\x03\x12\x19\n\x15MEET_VERDICT_ANSWERED\x10\x04*\x92\x01\n\x08SumStage\x12\x19\n\x15SUM_STAGE_UNSPECIFIED\x10\x00\x12\x17\n\x13SUM_STAGE_ADVERTISE\x10\x01\x12\x13\n\x0fSUM_STAGE_SHARE\x10\x02\x12\x12\n\x0eSUM_STAGE_MASK\x10\x03\x12\x13\n\x0fSUM_STAGE_AGREE\x10\x04\x12\x14\n\x10SUM_STAGE_UNMASK\x10\x05\x32\x84\x01\n\x04Sums\x12=\n\x04Meet\x12\x19.potluck.wire.v1.Envelope\x1a\x1a.potluck.wire.v1.MeetReply\x12=\n\x04Step\x12\x19.potluck.wire.v1.Envelope\x1a\x1a.potluck.wire.v1.StepReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apotluck/wire/v1/sums.proto\x12\x0fpotluck.wire.v1\x1a\x1epotluck/wire/v1/envelope.proto\x1a\x1apotluck/wire/v1/work.proto\"V\n\x0bMeetRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12%\n\x05spent\x18\x03 \x01(\x0b\x32\x16.potluck.wire.v1.Spent\"\xd0\x01\n\tMeetReply\x12-\n\x07verdict\x18\x01 \x01(\x0e\x32\x1c.potluck.wire.v1.MeetVerdict\x12\x12\n\nagain_in_s\x18\x02 \x01(\x01\x12\x0f\n\x07present\x18\x03 \x01(\r\x12\x0e\n\x06wanted\x18\x04 \x01(\r\x12\r\n\x05human\x18\x05 \x01(\t\x12\x0f\n\x07opening\x18\x06 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12*\n\x07receipt\x18\x08 \x01(\x0b\x32\x19.potluck.wire.v1.Envelope\"g\n\x0bStepRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\x0c\x12\x0b\n\x03sid\x18\x02 \x01(\x0c\x12(\n\x05stage\x18\x03 \x01(\x0e\x32\x19.potluck.wire.v1.SumStage\x12\x0f\n\x07message\x18\x04 \x01(\x0c\"3\n\x06Ticket\x12\x11\n\tupload_id\x18\x01 \x01(\x0c\x12\x16\n\x0e\x63ommitted_size\x18\x02 \x01(\x04\"\xa4\x01\n\tStepReply\x12\x10\n\x06wait_s\x18\x01 \x01(\x01H\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x06ticket\x18\x03 \x01(\x0b\x32\x17.potluck.wire.v1.TicketH\x00\x12\x11\n\x07\x63losing\x18\x04 \x01(\x0cH\x00\x12*\n\x07receipt\x18\x05 \x01(\x0b\x32\x19.potluck.wire.v1.EnvelopeB\x08\n\x06\x61nswer*\x8c\x01\n\x0bMeetVerdict\x12\x1c\n\x18MEET_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11MEET_VERDICT_WAIT\x10\x01\x12\x15\n\x11MEET_VERDICT_PARK\x10\x02\x12\x16\n\x12MEET_VERDICT_BEGIN\x10\x03\x12\x19\n\x15MEET_VERDICT_ANSWERED\x10\x04*\x92\x01\n\x08SumStage\x12\x19\n\x15SUM_STAGE_UNSPECIFIED\x10\x00\x12\x17\n\x13SUM_STAGE_ADVERTISE\x10\x01\x12\x13\n\x0fSUM_STAGE_SHARE\x10\x02\x12\x12\n\x0eSUM_STAGE_MASK\x10\x03\x12\x13\n\x0fSUM_STAGE_AGREE\x10\x04\x12\x14\n\x10SUM_STAGE_UNMASK\x10\x05\x32\x84\x01\n\x04Sums\x12=\n\x04Meet\x12\x19.potluck.wire.v1.Envelope\x1a\x1a.potluck.wire.v1.MeetReply\x12=\n\x04Step\x12\x19.potluck.wire.v1.Envelope\x1a\x1a.potluck.wire.v1.StepReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'potluck.wire.v1.sums_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MEETVERDICT']._serialized_start=665
-  _globals['_MEETVERDICT']._serialized_end=805
-  _globals['_SUMSTAGE']._serialized_start=808
-  _globals['_SUMSTAGE']._serialized_end=954
-  _globals['_MEETREQUEST']._serialized_start=79
-  _globals['_MEETREQUEST']._serialized_end=126
-  _globals['_MEETREPLY']._serialized_start=129
-  _globals['_MEETREPLY']._serialized_end=337
-  _globals['_STEPREQUEST']._serialized_start=339
-  _globals['_STEPREQUEST']._serialized_end=442
-  _globals['_TICKET']._serialized_start=444
-  _globals['_TICKET']._serialized_end=495
-  _globals['_STEPREPLY']._serialized_start=498
-  _globals['_STEPREPLY']._serialized_end=662
-  _globals['_SUMS']._serialized_start=957
-  _globals['_SUMS']._serialized_end=1089
+  _globals['_MEETVERDICT']._serialized_start=732
+  _globals['_MEETVERDICT']._serialized_end=872
+  _globals['_SUMSTAGE']._serialized_start=875
+  _globals['_SUMSTAGE']._serialized_end=1021
+  _globals['_MEETREQUEST']._serialized_start=107
+  _globals['_MEETREQUEST']._serialized_end=193
+  _globals['_MEETREPLY']._serialized_start=196
+  _globals['_MEETREPLY']._serialized_end=404
+  _globals['_STEPREQUEST']._serialized_start=406
+  _globals['_STEPREQUEST']._serialized_end=509
+  _globals['_TICKET']._serialized_start=511
+  _globals['_TICKET']._serialized_end=562
+  _globals['_STEPREPLY']._serialized_start=565
+  _globals['_STEPREPLY']._serialized_end=729
+  _globals['_SUMS']._serialized_start=1024
+  _globals['_SUMS']._serialized_end=1156
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from potluck.wire.v1 import envelope_pb2 as _envelope_pb2
+from potluck.wire.v1 import work_pb2 as _work_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -35,12 +36,14 @@ SUM_STAGE_AGREE: SumStage
 SUM_STAGE_UNMASK: SumStage
 
 class MeetRequest(_message.Message):
-    __slots__ = ("lease_id", "digest")
+    __slots__ = ("lease_id", "digest", "spent")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
     lease_id: bytes
     digest: bytes
-    def __init__(self, lease_id: _Optional[bytes] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    spent: _work_pb2.Spent
+    def __init__(self, lease_id: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., spent: _Optional[_Union[_work_pb2.Spent, _Mapping]] = ...) -> None: ...
 
 class MeetReply(_message.Message):
     __slots__ = ("verdict", "again_in_s", "present", "wanted", "human", "opening", "certificate", "receipt")
