@@ -12,13 +12,15 @@ from potluck.aggregation.errors import BadSetting
 from potluck.aggregation.private.banded import best_bands, responses, sensitivity
 from potluck.aggregation.private.gaussian import epsilon_of
 from potluck.coordinator.checkpoints import read_checkpoint
-from potluck.coordinator.noising import release_of
+from potluck.coordinator.noising import release_of, total_of
 from potluck.coordinator.steps import Step, When
 from potluck.wire.recipe import Recipe
 from potluck.wire.refusals import Refusal
-from potluck.wire.tensors import decode_update
+from potluck.wire.sums import unflattened
+from potluck.wire.tensors import Manifest, decode_update
 from potluck.wire.v1 import work_pb2 as pb
 from scripted import Volunteer, recipe
+from summing import summed_recipe
 
 COHORT, CLIP, ROWS = 3, 0.5, 400
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
@@ -94,6 +96,22 @@ def test_a_version_is_the_clipped_mean_and_noise_of_the_claimed_size(tmp_path: P
     assert epsilon_of(release.noise, 1e-5) == pytest.approx(100.0)
     shared = np.corrcoef(noises[0], noises[1])[0, 1]
     assert shared == pytest.approx(u[1] / math.hypot(1.0, u[1]), abs=0.08)  # the second takes back part of the first
+
+
+@pytest.mark.parametrize("lie", [1.0, 1.0009], ids=["honest members", "a hostile one"])
+def test_one_member_moves_what_is_noised_by_no_more_than_the_clip(lie: float):
+    """Also where a hostile member brings a sum's mean above the clip, as far as is believed: the noise is for that."""
+    run = summed_recipe(privacy={"differential": {"unit": "user-central", "participations": 1}})
+    manifest, clip, many = Manifest.of(run, 0), run.privacy.clip, 100
+    along, across = np.linalg.qr(np.random.default_rng(3).standard_normal((manifest.values, 2)))[0].T
+    whole = many * clip * lie * along
+    mine = clip * (0.91 * along + math.sqrt(1 - 0.91**2) * across)
+
+    def total(vector: np.ndarray, members: int) -> np.ndarray:
+        return total_of(run, manifest, [unflattened(vector / members, manifest)], members)
+
+    moved = np.linalg.norm(total(whole + mine, many + 1) - total(whole, many))
+    assert moved == pytest.approx(clip, rel=1e-9)  # with another clip, of the mean: 1.08 times as much
 
 
 def test_a_killed_combination_repeats_its_noise(tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 
 from coordinators import Hosted, hosting
 from fakes import Client
-from potluck.aggregation import decode, from_tensors
+from potluck.aggregation import decode, from_tensors, start
 from potluck.client.endings import Ending
 from potluck.client.identity import identity_at
 from potluck.client.ledger import Ledger
@@ -44,6 +44,17 @@ def version_of(hosted: Hosted) -> np.ndarray:
     """Return all products of version 1."""
     site = hosted.coordinator.desk.site
     return dense(site.folders.blobs.read(hosted.coordinator.history().versions[0].adapter_digest))
+
+
+def in_b(recipe: Recipe, seed: int, products: np.ndarray) -> np.ndarray:
+    """Return a change of all *products* of version 0 as one of its factors B, against the public A."""
+    adapter = recipe.adapter
+    begun = start({}, recipe.modules(), init=recipe.init, rank=adapter.rank, scale=adapter.scale, seed=seed).trainable
+    parts = []
+    for name, (d, k) in sorted(recipe.modules().items()):
+        product, products = products[: d * k].reshape(d, k), products[d * k :]
+        parts.append(product @ np.linalg.pinv(begun[name].a.astype(float)) / adapter.scale)
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def receipt_of(client: Client) -> pb.Receipt:
@@ -133,12 +144,12 @@ def test_a_secure_sum_is_noised_before_anybody_else_sees_it(tmp_path: Path):
 
         begun = hosted.coordinator.history().versions[-1]
         plain = dense(added(recipe, begun.seed, [deltas_of(recipe, 0, seed) for seed in range(COHORT)]))
-        noise = version_of(hosted) - plain
+        noise = in_b(recipe, begun.seed, version_of(hosted) - plain)
         told = [receipt_of(client).spent for client in clients]
     release = release_of(recipe)
-    scale = recipe.adapter.scale * release.scale / COHORT  # of one number of B, 64 in all; A's rows have length 1
     assert release.rounding > 0
-    assert 0.7 < np.linalg.norm(noise) / (scale * 8) < 1.3
+    assert noise.size == 64
+    assert 0.6 < noise.std() / (release.scale / COHORT) < 1.4  # of 64 numbers: 4.5 of its own deviations
     assert np.linalg.norm(plain) > 0
     assert [(one.unit, one.epsilon) for one in told] == [("user-central", 20.0)] * COHORT
     (revealed,) = logged(folder, "sum_revealed")

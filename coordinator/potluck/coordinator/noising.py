@@ -6,9 +6,10 @@ that is killed draws the same again, and one that was set back to an older datab
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from potluck.aggregation import Update, from_deltas
 from potluck.aggregation.errors import BadUpdate
@@ -21,6 +22,7 @@ from potluck.coordinator.store.records import Input, UpdateState
 from potluck.wire.noise import SecretNoise
 from potluck.wire.recipe import Recipe
 from potluck.wire.sums import flattened, terms_of, unflattened
+from potluck.wire.tensors import Manifest
 
 SEED = "noise.seed"
 
@@ -40,9 +42,7 @@ def release_of(recipe: Recipe) -> Release:
 
 
 def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
-    """Return the one update that round *number* combines: the noised mean of its *inputs*, each shrunk to the clip.
-
-    Of a secure sum there is one input, the mean of its members, who shrunk their updates themselves.
+    """Return the one update that round *number* combines: the noised mean of its *inputs*.
 
     Raises:
         BadTensor: an update is not finite, or the schedule has no such round.
@@ -52,21 +52,18 @@ def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
     if len(versions) != 1:
         raise BadUpdate(f"a private round has updates from {len(versions)} versions", fix="report this bug")
     version = versions.pop()
-    manifest, recipe = site.plan.manifest(version), site.plan.recipe
+    manifest, recipe, rows = site.plan.manifest(version), site.plan.recipe, inputs.rows
     with site.store.reading() as books:
         members = len(books.intake.of_round(number, UpdateState.FIXED))
         labels = [_label(n, books.rounds.inputs(n)) for n in range(1, number + 1)]
-    total = np.zeros(sum(math.prod(shape) for _, shape in manifest.entries))
-    for place in range(len(inputs.rows)):
-        total += flattened(clipped(inputs.changes(place), recipe.privacy.clip), manifest)
-    total *= members / len(inputs.rows)
+    changes = (inputs.changes(place) for place in range(len(rows)))
+    total = total_of(recipe, manifest, changes, members)
     noise = SecretNoise(secret_at(site.folders.keys / SEED))
 
     def draw(t: int) -> Floats:
         return noise.gaussian(labels[t], len(total))
 
     mean = release_of(recipe)(total, draw, number - 1)
-    rows = inputs.rows
     return [
         from_deltas(
             unflattened(mean, manifest),
@@ -76,6 +73,23 @@ def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
             moves=recipe.moves(version),
         )
     ]
+
+
+def total_of(
+    recipe: Recipe, manifest: Manifest, changes: Iterable[Mapping[str, NDArray[np.floating]]], members: int
+) -> Floats:
+    """Return what noise is added to: Σ of the *changes*, each shrunk to the clip, (d,).
+
+    Of a secure sum there is one change, the mean of its *members*, who shrunk their updates themselves.  It is taken as
+    it is: shrunk to the clip once more, it would move by more than one update's share where somebody is left out.
+    """
+    if recipe.privacy.secure_aggregation:
+        (mean,) = changes
+        return members * flattened(mean, manifest)
+    total = np.zeros(sum(math.prod(shape) for _, shape in manifest.entries))
+    for one in changes:
+        total += flattened(clipped(one, recipe.privacy.clip), manifest)
+    return total
 
 
 def _label(number: int, rows: Sequence[Input]) -> str:
