@@ -1,6 +1,7 @@
 """A private run as volunteers have it: a real session, a real model, TLS, a ledger; and what is shown of it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,12 @@ def test_every_round_is_paid_and_epsilon_is_in_every_receipt(
         assert receipt.spent.delta == 1e-5
     whole = ledger.spent(1e-5)
     assert whole <= receipts[0].spent.epsilon < whole + 0.1  # rounded up to a tenth, so that it tells less of N
-    assert f"epsilon {whole:.3f} of 8 in this run" in status.privacy
-    assert "for one record; 2 rounds" in status.privacy
+    used = math.ceil(100 * whole) / 100
+    assert status.privacy == (
+        f"epsilon {used:.2f} used of the 8 that this run may tell of any one record, {used:.2f} of the 8 that you allow "
+        "over all runs (delta 1e-05; the smaller, the less is told); 2 of 5 rounds"
+    )
+    assert status.mode.endswith("can read each update by itself, and noise hides any one record in it")
     site = hosted.coordinator.desk.site
     with site.store.reading() as books:
         updates = books.intake.rounds_of(status.client_id)

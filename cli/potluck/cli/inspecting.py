@@ -47,7 +47,7 @@ def beside(found: Inspected) -> dict[str, str]:
     return {
         "beside it": "added up with the others', never seen singly: 1 update, whether it was shrunk, "
         f"{found.tokens} tokens{loss}",
-        **ledger,
+        **({"by itself": found.privacy} if found.privacy else {}),
         "stays here": f"{found.examples} examples, {found.steps} steps",
         "spent": spent,
     }

@@ -119,7 +119,7 @@ def show_own_status(*, as_json: bool) -> None:
         "now": now.activity + _until(now.next_check_in_unix_s) + (" (paused)" if now.control.paused else ""),
         "held up by": "; ".join(now.reasons) or "nothing",
         "updates": now.mode,
-        "privacy": now.privacy or "no private round was trained here",
+        "privacy": now.privacy,
         "work": "\n".join(_task(task) for task in now.tasks) or "none under way",
         "given": f"{now.updates} updates, credit {now.credit} examples",
         "traffic": f"{size(now.traffic.sent)} sent, {size(now.traffic.received)} received",

@@ -134,7 +134,8 @@ def mode_of(recipe: Recipe) -> str:
     """Return in a few words who can read an update."""
     if recipe.privacy.secure_aggregation:
         return f"summed unseen: the coordinator learns sums of at least {recipe.privacy.cohort_minimum} updates"
-    return "plain: the coordinator can read each update by itself"
+    noised = ", and noise hides any one record in it" if recipe.privacy.differential.by_example else ""
+    return f"plain: the coordinator can read each update by itself{noised}"
 
 
 def promise_of(recipe: Recipe) -> str:

@@ -1,9 +1,11 @@
 """What `potluck status` and `potluck history` show, read from any process."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, final
 
 from potluck.client.consent import mode_of
+from potluck.client.errors import BadLedger, NoAccountant
 from potluck.client.gate import Reason
 from potluck.client.home import Home
 from potluck.client.identity import Identity, identity_at
@@ -26,7 +28,7 @@ class Status:
     client_id: str  # empty before the first join
     display: str
     membership: Membership | None
-    privacy: str  # what private rounds told of the owner's text so far; empty where none were
+    privacy: str  # what protects the owner in this run, and what of it is used up; empty before the first join
     mode: str  # who can read an update, in a few words; empty before the first join
     control: Control
     activity: str  # what it does, why, until when; as the running process said last
@@ -71,21 +73,33 @@ def status_of(home: Home) -> Status:
 
 
 def told_of(home: Home, identity: Identity | None, membership: Membership | None) -> str:
-    """Return what the ledger says, in a sentence; empty where there is none.
-
-    Raises:
-        BadLedger: it is damaged, or an old copy.
-    """
-    if identity is None or membership is None or not home.ledger.exists():
+    """Return what protects the owner in this run and what of it is used up, in a sentence; empty in no run."""
+    if identity is None or membership is None:
         return ""
     terms = Recipe.offered(membership.recipe_json).privacy.differential
-    ledger = Ledger.open(home.ledger, home.witness(identity.client_id))
-    here, everywhere = ledger.spent(terms.delta, membership.run_id), ledger.spent(terms.delta)
-    return (
-        f"epsilon {here:.3f} of {terms.epsilon:g} in this run, {everywhere:.3f} of "
-        f"{limits_at(home.limits).max_epsilon:g} in all, at delta {terms.delta:g}, for one record; "
-        f"{len(ledger.entries)} rounds"
-    )
+    try:
+        ledger = Ledger.open(home.ledger, home.witness(identity.client_id))
+        here, everywhere = (_up(ledger.spent(terms.delta, run_id)) for run_id in (membership.run_id, ""))
+    except (BadLedger, NoAccountant) as error:
+        return f"no private round can be trained here: {error}"
+    if terms.by_example:
+        return (
+            f"epsilon {here} used of the {terms.epsilon:g} that this run may tell of any one record, {everywhere} of "
+            f"the {limits_at(home.limits).max_epsilon:g} that you allow over all runs (delta {terms.delta:g}; the "
+            f"smaller, the less is told); {len(ledger.leases(membership.run_id))} of {terms.participations} rounds"
+        )
+    others = f"; private rounds of other runs told epsilon {everywhere} of any one record" if ledger.entries else ""
+    if terms.by_user:
+        return (
+            f"the coordinator adds noise before it publishes: epsilon {terms.epsilon:g} at delta {terms.delta:g} for "
+            f"all that you give over the run, from everybody but the coordinator{others}"
+        )
+    return f"none: nothing is promised about what others can tell from an update{others}"
+
+
+def _up(epsilon: float) -> str:
+    """Return *epsilon* with two digits behind the point, never less than it is."""
+    return f"{math.ceil(epsilon * 100) / 100:.2f}"
 
 
 @final
