@@ -36,8 +36,8 @@ def test_before_the_first_private_round_nothing_is_used(tmp_path: Path):
     run = recipe(privacy={"differential": {"unit": "example", "epsilon": 4.0, "participations": 7}})
 
     assert words(tmp_path, run) == (
-        "epsilon 0.00 used of the 4 that this run may tell of any one record, 0.00 of the 8 that you allow over all runs "
-        "(delta 1e-05; the smaller, the less is told); 0 of 7 rounds"
+        "epsilon 0.00 used of the 4 that this run may tell of any one record, 0.00 of the 8 that you allow over all "
+        "runs (delta 1e-05; the smaller, the less is told); 0 of 7 rounds"
     )
 
 
@@ -69,8 +69,8 @@ def test_a_run_that_noises_sums_says_from_whom_it_protects(tmp_path: Path):
     run = recipe(run={"versions": 2}, aggregation=NOISED, privacy={"differential": unit})
 
     assert words(tmp_path, run) == (
-        "the coordinator adds noise before it publishes: epsilon 100 at delta 1e-05 for all that you give over the run, "
-        "from everybody but the coordinator"
+        "the coordinator adds noise before it publishes: epsilon 100 at delta 1e-05 for all that you give over the "
+        "run, from everybody but the coordinator"
     )
 
 

@@ -93,8 +93,8 @@ def test_every_round_is_paid_and_epsilon_is_in_every_receipt(
     assert whole <= receipts[0].spent.epsilon < whole + 0.1  # rounded up to a tenth, so that it tells less of N
     used = math.ceil(100 * whole) / 100
     assert status.privacy == (
-        f"epsilon {used:.2f} used of the 8 that this run may tell of any one record, {used:.2f} of the 8 that you allow "
-        "over all runs (delta 1e-05; the smaller, the less is told); 2 of 5 rounds"
+        f"epsilon {used:.2f} used of the 8 that this run may tell of any one record, {used:.2f} of the 8 that you "
+        "allow over all runs (delta 1e-05; the smaller, the less is told); 2 of 5 rounds"
     )
     assert status.mode.endswith("can read each update by itself, and noise hides any one record in it")
     site = hosted.coordinator.desk.site
