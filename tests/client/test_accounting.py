@@ -1,5 +1,8 @@
 """What rounds cost: the numbers of three accountants, and how rounds add up."""
 
+import subprocess
+import sys
+
 import pytest
 
 from potluck.aggregation.errors import BadSetting
@@ -83,3 +86,11 @@ def test_the_accountant_is_named_with_its_version():
 def test_what_is_no_delta_is_refused():
     with pytest.raises(BadSetting, match=r"delta is 1\.5"):
         epsilon([Spending(10, 5, 1.0, 1)], 1.5)
+
+
+def test_nothing_is_loaded_to_count_nothing():
+    """`potluck status` asks in runs without privacy, too, and the library takes a second."""
+    code = "import sys; from potluck.client.accounting import epsilon; epsilon([], 1e-5); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+
+    assert "dp_accounting" not in loaded

@@ -54,6 +54,8 @@ def epsilon(spendings: Sequence[Spending], delta: float) -> float:
     """
     if not 0 < delta < 1:
         raise BadSetting(f"delta is {delta}", fix="use a number between 0 and 1, such as 1e-5")
+    if not spendings:  # and no second spent on loading what would count them
+        return 0.0
     kinds = len(_merged(spendings))
     return _epsilon(tuple(spendings), delta, STEPS if kinds < MANY else COARSE)
 
@@ -104,7 +106,7 @@ def _epsilon(spendings: tuple[Spending, ...], delta: float, grid: float) -> floa
     counter = pld.PLDAccountant(value_discretization_interval=grid)
     for spending, count in _merged(spendings).items():
         counter.compose(_event(accounting, spending), count)
-    return float(counter.get_epsilon(delta)) if spendings else 0.0
+    return float(counter.get_epsilon(delta))
 
 
 def _merged(spendings: Sequence[Spending]) -> dict[Spending, int]:
