@@ -2,7 +2,7 @@
 
 import pytest
 
-from potluck.client.consent import mind_of, mode_of, promise_of, update_bytes
+from potluck.client.consent import beside_of, mind_of, mode_of, promise_of, update_bytes
 from potluck.wire.sums import terms_of, vector_bytes
 from scripted import recipe
 from summing import summed_recipe
@@ -30,6 +30,31 @@ def test_a_usual_cohort_is_not_called_small():
 
     assert "sums of at least 10 updates" in mind_of(usual)
     assert "small group" not in mind_of(usual)
+
+
+@pytest.mark.parametrize(
+    ("summed", "unit", "words"),
+    [
+        (False, "none", "how many examples, tokens and steps it took; two loss numbers"),
+        (
+            False,
+            "example",
+            "how many examples and steps the recipe asks for; what your ledger of private rounds says it cost so far; "
+            "no loss",
+        ),
+        (True, "none", "as part of the sum: that it is one, how many tokens it took, whether it was shrunk, a loss"),
+        (
+            True,
+            "example",
+            "as part of the sum: that it is one, whether it was shrunk; by itself: what your ledger of private rounds "
+            "says it cost so far",
+        ),
+    ],
+)
+def test_the_card_says_what_leaves_beside_the_numbers_and_how(*, summed: bool, unit: str, words: str):
+    privacy = {"differential": {"unit": unit}}
+
+    assert beside_of(summed_recipe(privacy=privacy) if summed else recipe(privacy=privacy)) == words
 
 
 def test_a_plain_run_claims_nothing():

@@ -25,6 +25,7 @@ from potluck.wire.tensors import Manifest
 from potluck.wire.v1.enrollment_pb2 import AboutReply
 from potluck.wire.v1.envelope_pb2 import Protocol
 from scripted import recipe
+from summing import summed_recipe
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,13 @@ def test_the_card_says_what_leaves_exactly_and_claims_no_protection_that_is_not_
     assert "potluck leave" in text["Withdraw"]
     everything = " ".join(text.values()).lower()
     assert not [claim for claim in ("anonym", "gdpr", "ε", "epsilon", "cannot be read") if claim in everything]
+
+
+def test_the_card_of_a_run_with_sums_names_what_leaves_as_part_of_one(tmp_path):
+    with hosting(tmp_path / "run", summed_recipe()) as summed:
+        text = dict(looked(Client(tmp_path / "client", seed=1), summed.invite()).card().lines())
+
+    assert "changed the adapter; as part of the sum: that it is one, how many tokens" in text["What leaves, each round"]
 
 
 def test_the_size_on_the_card_is_that_of_a_real_update(hosted, client):

@@ -31,6 +31,7 @@ MIND: Final = (
     "Do not take part with text that must stay secret"
 )
 NOTHING: Final = "no differential privacy: nothing is promised about what others can tell from an update"
+BESIDE: Final = "how many examples, tokens and steps it took; two loss numbers"
 WITHDRAW: Final = (
     "`potluck leave`, at any time: updates not yet combined are dropped; those in a published version cannot be taken "
     "out of it"
@@ -75,6 +76,7 @@ class ConsentCard:
     recipe_digest: bytes
     mind: str = MIND  # what the coordinator can read, and what that can tell
     promise: str = NOTHING  # what nobody can tell, in numbers
+    beside: str = BESIDE  # what is told with an update, and how
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """Return the card as (heading, text) in the order to read it."""
@@ -100,7 +102,7 @@ class ConsentCard:
         """Say what is in an update."""
         return (
             f"{self.tensors} tensors with {self.numbers:,} numbers, about {_size(self.update_bytes)}: how training "
-            "changed the adapter; how many examples, tokens and steps it took; two loss numbers"
+            f"changed the adapter; {self.beside}"
         )
 
     def _machine(self) -> str:
@@ -112,6 +114,23 @@ class ConsentCard:
             f"{base} to download once and {_size(self.adapter_bytes)} each round; "
             f"about {_size(need.ram_bytes)} of memory; time for a round: {minutes}"
         )
+
+
+def words_of(recipe: Recipe) -> dict[str, str]:
+    """Return what the card says of a run's privacy, by its fields."""
+    return {"mind": mind_of(recipe), "promise": promise_of(recipe), "beside": beside_of(recipe)}
+
+
+def beside_of(recipe: Recipe) -> str:
+    """Return what is told with an update, and whether by itself or only as part of a sum."""
+    privacy, by_example = recipe.privacy, recipe.privacy.differential.by_example
+    ledger = "what your ledger of private rounds says it cost so far" if by_example else ""
+    if privacy.secure_aggregation:
+        loss = "" if by_example or not privacy.sum_losses else ", a loss"
+        tokens = "" if by_example else ", how many tokens it took"
+        told = f"as part of the sum: that it is one{tokens}, whether it was shrunk{loss}"
+        return f"{told}; by itself: {ledger}" if ledger else told
+    return f"how many examples and steps the recipe asks for; {ledger}; no loss" if by_example else BESIDE
 
 
 def mind_of(recipe: Recipe) -> str:

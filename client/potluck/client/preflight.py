@@ -13,13 +13,12 @@ from potluck.client.consent import (
     Estimate,
     coordinator_words,
     kept_bytes,
-    mind_of,
-    promise_of,
     rough_estimate,
     too_large,
     update_bytes,
     update_numbers,
     update_tensors,
+    words_of,
 )
 from potluck.client.errors import NotReady, Unreachable, fix_of
 from potluck.client.gate import Reading
@@ -130,8 +129,7 @@ class Preflight:
             versions=recipe.run.versions,
             more=recipe.data.consent,
             recipe_digest=recipe.digest(),
-            mind=mind_of(recipe),
-            promise=promise_of(recipe),
+            **words_of(recipe),
         )
 
     def found(self) -> tuple[Invitation, AboutReply, Recipe]:
