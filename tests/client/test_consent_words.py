@@ -40,8 +40,8 @@ def test_a_usual_cohort_is_not_called_small():
             False,
             "example",
             (
-                "how many examples and steps the recipe asks for; what your ledger of private rounds says it cost so far; "
-                "no loss"
+                "how many examples and steps the recipe asks for; what your ledger of private rounds says it cost so "
+                "far; no loss"
             ),
         ),
         (True, "none", "as part of the sum: that it is one, how many tokens it took, whether it was shrunk, a loss"),
@@ -49,8 +49,8 @@ def test_a_usual_cohort_is_not_called_small():
             True,
             "example",
             (
-                "as part of the sum: that it is one, whether it was shrunk; by itself: what your ledger of private rounds "
-                "says it cost so far"
+                "as part of the sum: that it is one, whether it was shrunk; by itself: what your ledger of private "
+                "rounds says it cost so far"
             ),
         ),
     ],
