@@ -240,7 +240,9 @@ class CheckIns:
             why = answer.assignment.why
             human = why.value
             if answer.now.round is not None:
-                human += f" (round {answer.now.round}: {answer.now.received} of {self.site.plan.terms.cohort} are in)"
+                plan = self.site.plan
+                came = "" if plan.recipe.privacy.differential.by_user else f"{answer.now.received} of "
+                human += f" (round {answer.now.round}: {came}{plan.terms.cohort} {'are in' if came else 'are wanted'})"
             reply.no_work.CopyFrom(pb.NoWork(reason=_REASONS[why], human=human))
 
     def _finish(self, reply: pb.CheckInReply, answer: Answer, now_s: float) -> pb.CheckInReply:
