@@ -56,7 +56,7 @@ class Privacy(Settings):
     ring_bits: Literal[16, 20, 24, 32] = 24
     """Bits of each number that travels in a sum: more bits, finer steps, a larger upload."""
     clip: PositiveFloat = 1.0
-    """Largest norm of an update in a sum, over all its tensors; a larger one is shrunk to it."""
+    """Largest norm of an update in a sum, a secure or a noised one, over all its tensors; a larger one is shrunk."""
     rendezvous_s: PositiveFloat = 120.0
     """Seconds that the first to come to a sum waits before it begins without aggregation.cohort members."""
     vector_s: Seconds = 150
