@@ -58,6 +58,17 @@ def test_a_clipped_update_is_never_longer_than_the_clip(values: list[float], cli
         assert all(shrunk[name] == pytest.approx(tensors[name], rel=1e-6) for name in tensors)
 
 
+def test_an_update_within_the_clip_stays_and_a_longer_one_gets_its_length():
+    small, long = {"w": np.array([0.3, 0.4])}, {"v": np.array([3.0]), "w": np.array([4.0])}
+
+    assert clipped(small, 0.6)["w"].tolist() == [0.3, 0.4]
+    assert norm(clipped(long, 2.0)) == pytest.approx(2.0, rel=1e-9)
+
+
+def test_a_norm_is_taken_in_double_precision():
+    assert norm({"w": np.array([1e30, 0.0], np.float32)}) == pytest.approx(1e30, rel=1e-6)
+
+
 def test_what_is_not_finite_is_not_clipped_but_refused():
     with pytest.raises(BadTensor, match="not finite"):
         clipped({"a": np.array([1.0, np.nan])}, 1.0)
