@@ -10,6 +10,7 @@ from potluck.client.vault import (
     MAGIC,
     MOST_COST,
     BadPassphrase,
+    GuardedRing,
     Key,
     Keyring,
     Locked,
@@ -19,7 +20,7 @@ from potluck.client.vault import (
     seal,
     unseal,
 )
-from rings import FakeRing, ForgetfulRing
+from rings import FakeRing, ForgetfulRing, LockedRing
 
 SECRET = b"my own adapter " * 50
 WORDS = "four quiet purple elks"
@@ -131,6 +132,13 @@ def test_a_keyring_that_keeps_nothing_is_found_out_before_anything_is_sealed(tmp
     with pytest.raises(NoKeyring, match="does not keep"):
         seal(SECRET, Keyring(ForgetfulRing(), "x"), tmp_path / "f")
     assert not (tmp_path / "f").exists()
+
+
+def test_a_keyring_that_stays_locked_is_told_with_what_to_do(tmp_path: Path):
+    with pytest.raises(NoKeyring, match="does not answer: the owner said no") as caught:
+        seal(SECRET, Keyring(GuardedRing(LockedRing(), PermissionError), "x"), tmp_path / "f")
+
+    assert "--passphrase" in caught.value.__notes__[0]
 
 
 def test_a_passphrase_is_never_shown():

@@ -17,6 +17,17 @@ class FakeRing:
 
 
 @dataclass
+class LockedRing:
+    """A keyring that its owner does not unlock."""
+
+    def get_password(self, service: str, username: str) -> str | None:
+        raise PermissionError("the owner said no")
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        raise PermissionError("the owner said no")
+
+
+@dataclass
 class ForgetfulRing:
     """A keyring that takes everything and keeps nothing, as keyring's null backend does."""
 

@@ -7,7 +7,8 @@ is used twice with one key, however often a file is written.
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, final
@@ -153,8 +154,33 @@ def system_keyring() -> Ring:
     found: Any = keyring.get_keyring()
     if found.priority < 1:  # what keyring's own rules call not recommended: none at all, or one in plain text
         raise NoKeyring(f"this machine has no keyring that protects a key ({found.name})", fix=fix)
-    ring: Ring = found
-    return ring
+    return GuardedRing(found, keyring.errors.KeyringError)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GuardedRing:
+    """A keyring whose own troubles, such as one that stays locked, are told with what to do."""
+
+    ring: Ring
+    trouble: type[Exception]
+
+    def get_password(self, service: str, username: str) -> str | None:
+        with self._told():
+            return self.ring.get_password(service, username)
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        with self._told():
+            self.ring.set_password(service, username, password)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self.trouble as error:
+            raise NoKeyring(
+                f"the system's keyring does not answer: {error}", fix="unlock it and try again, or use --passphrase"
+            ) from None
 
 
 @final
