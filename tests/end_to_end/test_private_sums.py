@@ -154,6 +154,7 @@ def test_a_secure_sum_is_noised_before_anybody_else_sees_it(tmp_path: Path):
     assert [(one.unit, one.epsilon) for one in told] == [("user-central", 20.0)] * COHORT
     (revealed,) = logged(folder, "sum_revealed")
     (committed,) = logged(folder, "round_committed")
-    assert "clipped" not in revealed
+    assert not {"clipped", "digest", "sum_digest"} & set(revealed)
+    assert len(revealed["members"]) == COHORT
     assert (committed["noised"], committed["summed"]) == (COHORT, COHORT)
     assert verify_release(folder / "releases" / "v0001").facts["loss_after"] == 0.0

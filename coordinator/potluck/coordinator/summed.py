@@ -108,7 +108,11 @@ def _answer(site: Site, books: Books, update: UpdateRecord, outcome: Outcome) ->
 
 
 def _tell(site: Site, books: Books, number: int, digest: bytes, sid: bytes, summed: Summed) -> None:
-    """Write into the log what anybody may check of a sum: its members, and the hashes of what they signed."""
+    """Write into the log what anybody may check of a sum: its members, and the hashes of what they signed.
+
+    Where noise is added, nothing of what it is added to: with its hash a guess at the sum could be proven right.
+    """
+    exact = {"sum_digest": summed.digest, "digest": digest, "clipped": summed.tally.clipped}
     books.log.append(
         "sum_revealed",
         round=number,
@@ -116,9 +120,7 @@ def _tell(site: Site, books: Books, number: int, digest: bytes, sid: bytes, summ
         members=[update.client_id for update in books.intake.of_round(number, UpdateState.FIXED)],
         roster_hash=summed.roster_hash,
         survivors_hash=summed.survivors_hash,
-        sum_digest=summed.digest,
-        digest=digest,
-        **({} if site.plan.recipe.privacy.differential.by_user else {"clipped": summed.tally.clipped}),
+        **({} if site.plan.recipe.privacy.differential.by_user else exact),
     )
     _suspect(books, sid, summed.suspects)
 
