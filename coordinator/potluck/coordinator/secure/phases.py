@@ -5,6 +5,7 @@ from typing import Final
 
 from potluck.aggregation.errors import PotluckError
 from potluck.wire.secure.messages import Step
+from potluck.wire.secure.reasons import Reason, SumRefusal
 
 
 class IllegalEvent(PotluckError):
@@ -67,6 +68,24 @@ def after(phase: Phase, event: Event) -> Phase:
     except KeyError:
         legal = [e.name for p, e in TRANSITIONS if p is phase]
         raise IllegalEvent(f"{event.name} while {phase.name}; legal here: {legal or 'nothing'}") from None
+
+
+def in_turn(step: Step, phase: Phase) -> None:
+    """Refuse a message of *step* that does not belong into *phase*.
+
+    Raises:
+        SumRefusal: OVER, LATE or OUT_OF_ORDER.
+    """
+    expected = TAKEN_IN.get(phase)
+    if expected is None:
+        raise SumRefusal(step.name, reason=Reason.OVER, fix="wait for the next sum")
+    if step is not expected:
+        late = Step.OPEN < step < expected
+        raise SumRefusal(
+            f"{step.name} while {phase.name}",
+            reason=Reason.LATE if late else Reason.OUT_OF_ORDER,
+            fix="wait for the next sum",
+        )
 
 
 def diagram() -> str:

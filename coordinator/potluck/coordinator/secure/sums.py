@@ -17,7 +17,7 @@ from potluck.aggregation.errors import BadUpdate
 from potluck.aggregation.secure.lanes import vector_size
 from potluck.aggregation.secure.thresholds import most_corrupt, threshold
 from potluck.coordinator.secure import intake
-from potluck.coordinator.secure.phases import TAKEN_IN, Event, IllegalEvent, Phase, after
+from potluck.coordinator.secure.phases import TAKEN_IN, Event, IllegalEvent, Phase, after, in_turn
 from potluck.coordinator.secure.results import Summed, summed
 from potluck.coordinator.secure.saying import agreements, closing, delivery, survivors
 from potluck.coordinator.secure.unmasking import Revealed, Suspect, Undecodable, masks_of
@@ -93,14 +93,10 @@ class SecureSum:
 
     def complete(self) -> bool:
         """Whether all who can still answer in this step have answered, so that it may be closed early."""
-        answered, all_of_them = {
-            Phase.ADVERTISING: (len(self._entries), self._terms.cohort_max),
-            Phase.SHARING: (len(self._shares), len(self._roster.entries)),
-            Phase.MASKING: (len(self._masked), len(self._delivered)),
-            Phase.AGREEING: (len(self._agreements), len(self._survivors)),
-            Phase.UNMASKING: (len(self._openings), len(self._survivors)),
-        }.get(self._phase, (1, 0))
-        return answered == all_of_them
+        if self._phase not in _CLOSES:
+            return False
+        answered, everybody, _ = self._counted()
+        return answered == everybody
 
     def take(self, step: Step, sender: bytes, message: bytes, vector: memoryview | None = None) -> None:
         """Take a client's message of *step*; *sender* is its proven identity key.
@@ -115,16 +111,7 @@ class SecureSum:
         if (heard := self._heard.get((step, sender))) is not None:
             same = Reason.REPEATED if heard == digest else Reason.CONTRADICTED
             raise SumRefusal(step.name, reason=same, fix="wait for the next step")
-        expected = TAKEN_IN.get(self._phase)
-        if expected is None:
-            raise SumRefusal(step.name, reason=Reason.OVER, fix="wait for the next sum")
-        if step is not expected:
-            late = Step.OPEN < step < expected
-            raise SumRefusal(
-                f"{step.name} while {self._phase.name}",
-                reason=Reason.LATE if late else Reason.OUT_OF_ORDER,
-                fix="wait for the next sum",
-            )
+        in_turn(step, self._phase)
         if step is Step.ADVERTISE:
             self._advertised(sender, message)
         elif step is Step.MASK:
@@ -143,13 +130,7 @@ class SecureSum:
         """
         if self._phase not in _CLOSES:
             raise IllegalEvent(f"a step is closed while {self._phase.name}")
-        answered, least = {
-            Phase.ADVERTISING: (len(self._entries), self._terms.cohort_min),
-            Phase.SHARING: (len(self._shares), max(self._threshold, self._terms.cohort_min)),
-            Phase.MASKING: (len(self._masked), max(self._threshold, self._terms.cohort_min)),
-            Phase.AGREEING: (len(self._agreements), self._threshold),
-            Phase.UNMASKING: (len(self._openings), self._threshold),
-        }[self._phase]
+        answered, _, least = self._counted()
         if answered < least:
             self._ended(Event.TOO_FEW, Reason.TOO_FEW)
         else:
@@ -198,6 +179,17 @@ class SecureSum:
         if self._summed is None:
             raise IllegalEvent(f"a result is asked for while {self._phase.name}", fix="close the steps before")
         return self._summed
+
+    def _counted(self) -> tuple[int, int, int]:
+        """Return how many answered in this step, how many still can in all, and how many must."""
+        stay = max(self._threshold, self._terms.cohort_min)
+        return {
+            Phase.ADVERTISING: (len(self._entries), self._terms.cohort_max, self._terms.cohort_min),
+            Phase.SHARING: (len(self._shares), len(self._roster.entries), stay),
+            Phase.MASKING: (len(self._masked), len(self._delivered), stay),
+            Phase.AGREEING: (len(self._agreements), len(self._survivors), self._threshold),
+            Phase.UNMASKING: (len(self._openings), len(self._survivors), self._threshold),
+        }[self._phase]
 
     def _position(self, step: Step, sender: bytes) -> int:
         """Return the sender's position, if it may take part in *step*.
