@@ -1,6 +1,7 @@
 """Private training on a real model: exact gradients of single records, noise of the claimed size, and what is paid."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def test_the_quick_engine_is_taken_where_it_is_exact(loaded):
 
 def test_where_a_batch_changes_a_records_rounding_records_are_taken_one_by_one(base: Base, caplog):
     model, _ = load(base, CPU, torch.bfloat16)
+    caplog.set_level(logging.INFO)
 
     assert checked_engine(adapted(model), RECORDS.batch([0, 1])) is ENGINES["loop"]
     assert "engine_refused engine=hooks" in caplog.text
