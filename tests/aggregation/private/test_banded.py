@@ -96,10 +96,14 @@ def test_the_error_is_that_of_the_noise_itself():
     assert prefix_error(schedule, bands) == pytest.approx(rms * sensitivity(schedule, bands))
 
 
-@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (10, 5, 3), (10, 3, 5)])
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (10, 5, 3), (10, 3, 5), (100_001, 1, 1)])
 def test_a_schedule_that_cannot_be_is_refused(numbers: tuple[int, int, int]):
     with pytest.raises(BadSetting):
         Schedule(*numbers)
+
+
+def test_the_longest_schedule_is_taken():
+    assert Schedule(100_000, 1, 1).rounds == 100_000
 
 
 def test_bands_beyond_the_separation_are_refused():

@@ -42,6 +42,10 @@ def test_noise_is_the_known_one_and_is_enough(delta: float, epsilon: float, nois
     assert epsilon_of(found * 0.9999, delta) > epsilon
 
 
+def test_the_largest_epsilon_has_a_noise():
+    assert epsilon_of(noise_of(500.0, 1e-5), 1e-5) == pytest.approx(500.0, rel=1e-9)
+
+
 def test_next_to_no_noise_protects_nothing():
     assert epsilon_of(0.01, 1e-5) == math.inf
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from potluck.aggregation.errors import BadTensor
 from potluck.aggregation.private.banded import Schedule, correlated, sensitivity
+from potluck.aggregation.private.gaussian import noise_of
 from potluck.aggregation.private.learnable import prospect
 from potluck.aggregation.private.release import Release, clipped, norm
 
@@ -85,6 +86,7 @@ def test_the_gate_knows_the_largest_adapter_that_learns(
     found = prospect((epsilon, 1e-6), Schedule(participations, 1, participations), 1_000, clients)
 
     assert found.most_numbers == pytest.approx(numbers, rel=0.03)
+    assert found.noise == pytest.approx(noise_of(epsilon, 1e-6))
     assert not prospect(
         (epsilon, 1e-6), Schedule(participations, 1, participations), int(numbers * 0.9), clients
     ).hopeless
