@@ -1,17 +1,19 @@
 """The ledger is only added to, survives crashes, and an old copy of it does not forget what was told."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from potluck.client.accounting import Spending
+from potluck.client.accounting import Spending, epsilon
 from potluck.client.errors import BadLedger
 from potluck.client.ledger import Ledger
 
 pytest.importorskip("dp_accounting")
 ROUND = Spending(records=200, batch=32, noise=1.5, steps=10)
+SEED, OTHER_SEED = "5e" * 32, "07" * 32
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def paths(tmp_path: Path) -> tuple[Path, Path]:
 def charged(paths: tuple[Path, Path], *leases: int, run: str = "run") -> Ledger:
     ledger = Ledger.open(*paths)
     for lease in leases:
-        ledger.charge(run, bytes([lease]) * 16, ROUND, 1_000.0 + lease)
+        ledger.charge(run, bytes([lease]) * 16, ROUND, SEED, 1_000.0 + lease)
     return ledger
 
 
@@ -41,18 +43,59 @@ def test_a_lease_is_paid_once(paths):
     ledger = charged(paths, 1, 1, 1)
 
     assert len(ledger.entries) == 1
-    assert ledger.holds(bytes([1]) * 16, ROUND)
-    assert not ledger.holds(bytes([2]) * 16, ROUND)
+    assert ledger.holds("run", bytes([1]) * 16, ROUND, SEED)
+    assert not ledger.holds("run", bytes([2]) * 16, ROUND, SEED)
 
 
 def test_a_lease_that_is_trained_again_on_less_text_is_paid_again(paths):
     ledger, smaller = charged(paths, 1), replace(ROUND, records=32)
 
-    assert not ledger.holds(bytes([1]) * 16, smaller)
-    ledger.charge("run", bytes([1]) * 16, smaller, 2_000.0)
+    assert not ledger.holds("run", bytes([1]) * 16, smaller, SEED)
+    ledger.charge("run", bytes([1]) * 16, smaller, SEED, 2_000.0)
 
     assert Ledger.open(*paths).spendings("run") == [ROUND, smaller]
-    assert ledger.leases("run") == {bytes([1]) * 16}
+    assert ledger.rounds("run") == {(bytes([1]) * 16, SEED)}  # of the run's participations it is one
+
+
+def test_a_lease_whose_noise_was_drawn_anew_is_paid_again(paths):
+    """The coordinator names the lease: after a purge it can name the same one, and would see the text twice."""
+    ledger = charged(paths, 1)
+
+    assert not ledger.holds("run", bytes([1]) * 16, ROUND, OTHER_SEED)
+    ledger.charge("run", bytes([1]) * 16, ROUND, OTHER_SEED, 2_000.0)
+
+    again = Ledger.open(*paths)
+    assert again.spendings("run") == [ROUND, ROUND]
+    assert again.spent(1e-5) > epsilon([ROUND], 1e-5)
+    assert len(again.rounds("run")) == 2
+    assert all(again.holds("run", bytes([1]) * 16, ROUND, seed) for seed in (SEED, OTHER_SEED))
+
+
+def test_a_lease_of_one_run_pays_for_no_other(paths):
+    ledger = charged(paths, 1, run="one")
+
+    assert not ledger.holds("other", bytes([1]) * 16, ROUND, SEED)
+    ledger.charge("other", bytes([1]) * 16, ROUND, SEED, 2_000.0)
+
+    assert [entry.run_id for entry in ledger.entries] == ["one", "other"]
+
+
+def test_lines_from_before_noise_was_named_are_read_and_pay_for_nothing(paths):
+    """A ledger as this program wrote it at first."""
+    facts = {"run_id": "run", "lease_id": "01" * 16, "accountant": "dp-accounting 0.6.0 PLD", "at_unix_s": 1.0}
+    lines, head = b"", bytes(32)
+    for more in ({"ledger": "ab"}, facts | {"spending": asdict(ROUND)}):
+        line = json.dumps({"previous": head.hex(), **more}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        lines, head = lines + line, sha256(b"potluck/ledger\0" + head + line).digest()
+    paths[0].write_bytes(lines)
+
+    ledger = Ledger.open(*paths)
+
+    assert ledger.spendings("run") == [ROUND]  # it was told, and counts
+    assert not ledger.holds("run", bytes([1]) * 16, ROUND, "")
+    assert not ledger.holds("run", bytes([1]) * 16, ROUND, SEED)
+    ledger.charge("run", bytes([1]) * 16, ROUND, SEED, 2.0)
+    assert Ledger.open(*paths).spendings("run") == [ROUND, ROUND]
 
 
 def test_epsilon_composes_over_all_runs(paths):
@@ -152,4 +195,5 @@ def test_the_file_holds_what_was_done_and_not_what_it_cost(paths):
 
     assert entry["spending"] == {"records": 200, "batch": 32, "noise": 1.5, "steps": 10, "cap": 0}
     assert "epsilon" not in entry
+    assert entry["seed_digest"] == SEED
     assert entry["accountant"].startswith("dp-accounting ")

@@ -28,7 +28,7 @@ def paid_elsewhere(folder: Path) -> Ledger:
     """Return a ledger with one round of another run."""
     home = Home.at(folder)
     ledger = Ledger.open(home.ledger, home.witness(identity_at(home.key).client_id))
-    ledger.charge("another", b"l" * 16, Spending(200, 32, 1.5, 10), 1.0)
+    ledger.charge("another", b"l" * 16, Spending(200, 32, 1.5, 10), "5e" * 32, 1.0)
     return ledger
 
 

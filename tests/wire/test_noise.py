@@ -1,5 +1,7 @@
 """Secret randomness: repeats with its seed, differs by label, and has the distribution that it claims."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,10 @@ def test_seeds_are_secret_new_and_whole():
     assert SEED.hex() not in repr(SecretNoise(SEED))
     with pytest.raises(BadSetting, match="a seed has 32 bytes, this one 31"):
         SecretNoise(bytes(31))
+
+
+def test_a_seeds_digest_names_it_and_is_no_stream_of_it():
+    one, other = SecretNoise(bytes(32)), SecretNoise(bytes([1]) * 32)
+
+    assert one.digest == SecretNoise(bytes(32)).digest != other.digest
+    assert one.digest == hashlib.sha256(b"potluck/noise seed\0" + bytes(32)).hexdigest()

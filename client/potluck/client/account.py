@@ -30,18 +30,20 @@ class Account:
     """What the owner allows over all runs."""
     clock: Clock
 
-    def check(self, recipe: Recipe, records: int) -> Spending:
+    def check(self, recipe: Recipe, records: int, seed_digest: str) -> Spending:
         """Return what a round on so many *records* is to be trained with, if it may be.
+
+        *seed_digest* names the seed of its noise: a round that was paid costs nothing more only with the same noise.
 
         Raises:
             OverBudget: it would pass what the recipe or the owner allows, or the run's participations are used up.
             BadSetting: the recipe's delta is too large for so many records, or no noise is enough.
         """
         spending = spending_of(recipe, records)
-        if self.ledger.holds(self.lease_id, spending):  # paid; it is trained again because the program was killed
+        if self.ledger.holds(self.run_id, self.lease_id, spending, seed_digest):  # the program was killed before
             return spending
         terms = recipe.privacy.differential
-        others = len(self.ledger.leases(self.run_id) - {self.lease_id})
+        others = len(self.ledger.rounds(self.run_id) - {(self.lease_id, seed_digest)})
         if others >= terms.participations:
             raise OverBudget(
                 f"this text took part in {others} rounds of this run, and its recipe allows {terms.participations}",
@@ -53,13 +55,13 @@ class Account:
         _within([*self.ledger.spendings(), spending], terms.delta, Bound(self.max_epsilon, "your limit", MORE))
         return spending
 
-    def charge(self, spending: Spending) -> None:
+    def charge(self, spending: Spending, seed_digest: str) -> None:
         """Write the round down; call it before anybody could see what came of it.
 
         Raises:
             DiskFull: there is no room for a line.
         """
-        self.ledger.charge(self.run_id, self.lease_id, spending, self.clock.wall_s())
+        self.ledger.charge(self.run_id, self.lease_id, spending, seed_digest, self.clock.wall_s())
 
 
 @final

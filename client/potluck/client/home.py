@@ -188,9 +188,14 @@ def _closed(path: str, flags: int) -> int:
 def settle(temporary: Path, path: Path) -> None:
     """Give the fsynced file *temporary* its name *path*, for good."""
     os.replace(temporary, path)  # noqa: PTH105 - atomic on every system, where rename is not
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that what was made or renamed in *folder* is there after a loss of power."""
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is in the journal
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)

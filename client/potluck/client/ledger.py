@@ -1,9 +1,10 @@
 """The ledger of what was told: every round of private training, one line each, in a file of the owner's.
 
 Lines are only ever added, each names the SHA-256 of the one before, and a line is on the disk before the update that it
-pays for is in the outbox.  It holds what was done, not what that cost: ε is worked out anew, by whatever accountant is
-installed.  All text that one home ever trained on counts as one data set, whatever folder it lay in: who has two that
-share no text can give each a home of its own.
+pays for is in the outbox.  A line pays for one noised release: for that run, lease, spending and noise together, since
+the coordinator names the lease, and the same lease with other noise tells more.  It holds what was done, not what that
+cost: ε is worked out anew, by whatever accountant is installed.  All text that one home ever trained on counts as one
+data set, whatever folder it lay in: who has two that share no text can give each a home of its own.
 
 An older copy of the file, from a backup, would forget what was told since.  How long the ledger is stands also in a
 witness file outside the home, and the coordinator repeats how long it was when it last saw it.
@@ -40,6 +41,8 @@ class Entry:
     spending: Spending
     accountant: str
     at_unix_s: float
+    seed_digest: str = ""
+    """SHA-256, in hex, that names the seed of its noise; empty in older lines, which pay for nothing."""
 
 
 @final
@@ -82,13 +85,18 @@ class Ledger:
         """SHA-256 that names the last line and all before it."""
         return self._hashes[-1] if self._hashes else START
 
-    def holds(self, lease_id: bytes, spending: Spending) -> bool:
-        """Whether the round of *lease_id* was paid for, as exactly that *spending*."""
-        return any(entry.lease_id == lease_id.hex() and entry.spending == spending for entry in self._entries)
+    def holds(self, run_id: str, lease_id: bytes, spending: Spending, seed_digest: str) -> bool:
+        """Whether exactly that was paid for: that run, lease and *spending*, with noise of that seed."""
+        asked = (run_id, lease_id.hex(), spending, seed_digest)
+        return bool(seed_digest) and any(
+            (entry.run_id, entry.lease_id, entry.spending, entry.seed_digest) == asked for entry in self._entries
+        )
 
-    def leases(self, run_id: str) -> frozenset[bytes]:
-        """Return which rounds of that run were paid for."""
-        return frozenset(bytes.fromhex(entry.lease_id) for entry in self._entries if entry.run_id == run_id)
+    def rounds(self, run_id: str) -> frozenset[tuple[bytes, str]]:
+        """Return which rounds of that run were paid for, as (lease, digest of the seed)."""
+        return frozenset(
+            (bytes.fromhex(entry.lease_id), entry.seed_digest) for entry in self._entries if entry.run_id == run_id
+        )
 
     def spendings(self, run_id: str = "") -> list[Spending]:
         """Return what was spent, in all runs or in that one."""
@@ -98,20 +106,20 @@ class Ledger:
         """Return the ε of all rounds, or of those of one run, at *delta*."""
         return epsilon(self.spendings(run_id), delta)
 
-    def charge(self, run_id: str, lease_id: bytes, spending: Spending, at_unix_s: float) -> None:
-        """Write down that a round may be told; on return it is on the disk.
+    def charge(self, run_id: str, lease_id: bytes, spending: Spending, seed_digest: str, at_unix_s: float) -> None:
+        """Write down that a round may be told; on return it is on the disk.  The seed has to be there before.
 
-        A lease is written down once for each spending: one that is trained again on more or less text, because the
-        program was killed, is another round to the accountant.
+        A lease is written down once for each spending and seed: one that is trained again on more or less text, because
+        the program was killed, is another round to the accountant, and so is one whose noise was drawn anew.
 
         Raises:
             DiskFull: there is no room; the round must not be told.
         """
-        if self.holds(lease_id, spending):
+        if self.holds(run_id, lease_id, spending, seed_digest):
             return
         if not self._hashes:
             self._append({"ledger": secrets.token_hex(16)})
-        entry = Entry(run_id, lease_id.hex(), spending, accountant(), at_unix_s)
+        entry = Entry(run_id, lease_id.hex(), spending, accountant(), at_unix_s, seed_digest)
         self._append(asdict(entry))
         self._entries.append(entry)
 

@@ -86,7 +86,7 @@ def told_of(home: Home, identity: Identity | None, membership: Membership | None
         return (
             f"epsilon {here} used of the {terms.epsilon:g} that this run may tell of any one record, {everywhere} of "
             f"the {limits_at(home.limits).max_epsilon:g} that you allow over all runs (delta {terms.delta:g}; the "
-            f"smaller, the less is told); {len(ledger.leases(membership.run_id))} of {terms.participations} rounds"
+            f"smaller, the less is told); {len(ledger.rounds(membership.run_id))} of {terms.participations} rounds"
         )
     others = f"; private rounds of other runs told epsilon {everywhere} of any one record" if ledger.entries else ""
     if terms.by_user:

@@ -4,6 +4,7 @@ NumPy's generators are for statistics: their state can be worked out from what t
 AES-256 in counter mode.
 """
 
+import hashlib
 import secrets
 from typing import Final, final
 
@@ -17,6 +18,7 @@ from potluck.aggregation.errors import BadSetting
 
 Floats = NDArray[np.float64]
 SEED_BYTES: Final = 32
+SEED_NAME: Final = b"potluck/noise seed\0"
 DRAWS: Final = 4
 """Gaussian numbers that are averaged for one: whoever wants to undo one by its rounding has to guess all of them.
 
@@ -45,6 +47,11 @@ class SecretNoise:
 
     def __repr__(self) -> str:
         return "SecretNoise(…)"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, that tells noise of this seed from noise of another one, and nothing else about it."""
+        return hashlib.sha256(SEED_NAME + self._seed).hexdigest()
 
     def uniform(self, label: str, count: int) -> Floats:
         """Return *count* numbers in [0, 1), all multiples of 2⁻⁵³."""

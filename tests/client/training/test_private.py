@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from potluck.wire.recipe import Adapter, Recipe
 dp = pytest.importorskip("dp_accounting")
 CPU = torch.device("cpu")
 SEED = bytes(range(32))
+SEED_DIGEST = SecretNoise(SEED).digest
 CLIP = 0.3
 ROWS = tuple(
     Tokens(tuple(ord(c) + 3 for c in text), (True,) * len(text))
@@ -295,6 +297,47 @@ def test_a_round_is_paid_once_and_tells_nothing_that_is_not_noised(job: Job, bas
     assert len(job.account.ledger.entries) == 1
     assert trained(job, base) is not None  # after a crash, from the checkpoint
     assert len(job.account.ledger.entries) == 1
+    seed = (job.folder / "noise.seed").read_bytes()
+    assert job.account.ledger.entries[0].seed_digest == SecretNoise(seed).digest != SEED_DIGEST
+
+
+def test_the_same_lease_with_other_noise_is_paid_again_or_refused(job: Job, base: Base):
+    """The home was purged, or its outbox moved away, and the coordinator gives the lease of before once more."""
+    told = []
+    for _ in range(3):  # as many as the recipe's participations
+        done = trained(job, base)
+        assert done is not None
+        told.append(done.deltas)
+        shutil.rmtree(job.folder)
+
+    assert len(job.account.ledger.entries) == 3
+    assert all((told[0][name] != told[1][name]).any() for name in told[0])
+    with pytest.raises(OverBudget, match="took part in 3 rounds of this run, and its recipe allows 3"):
+        trained(job, base)
+    other_run = replace(job, account=replace(job.account, run_id="other"))
+    before = job.account.ledger.spent(1e-5)
+    assert trained(other_run, base) is not None
+    assert job.account.ledger.spent(1e-5) > before
+
+
+class Looking(Steady):
+    """A clock that notes what is in a folder whenever it is looked at, which a charge does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: list[bytes] = []
+
+    def wall_s(self) -> float:
+        self.seen.append((self.folder / "noise.seed").read_bytes())
+        return 5.0
+
+
+def test_the_seed_that_is_paid_for_is_on_the_disk_before_the_charge(job: Job, base: Base):
+    clock = Looking(job.folder)
+
+    assert trained(replace(job, account=replace(job.account, clock=clock)), base) is not None
+
+    assert [SecretNoise(seed).digest for seed in clock.seen] == [job.account.ledger.entries[0].seed_digest]
 
 
 def test_the_ledgers_epsilon_is_dp_accountings_for_what_was_done(job: Job, base: Base):
@@ -342,20 +385,20 @@ def test_a_round_that_was_paid_for_more_records_is_checked_again(job: Job):
     terms = job.recipe.privacy.differential.model_copy(update={"noise": 0.8})
     privacy = job.recipe.privacy.model_copy(update={"differential": terms})
     recipe = job.recipe.model_copy(update={"privacy": privacy})
-    many = job.account.check(recipe, 2_000)
-    job.account.charge(many)
+    many = job.account.check(recipe, 2_000, SEED_DIGEST)
+    job.account.charge(many, SEED_DIGEST)
 
     with pytest.raises(OverBudget, match="the run's recipe allows 8"):
-        job.account.check(recipe, 5)
-    assert job.account.check(recipe, 2_000) == many  # the same round again costs nothing
-    some = job.account.check(recipe, 1_500)
-    job.account.charge(some)
+        job.account.check(recipe, 5, SEED_DIGEST)
+    assert job.account.check(recipe, 2_000, SEED_DIGEST) == many  # the same round again costs nothing
+    some = job.account.check(recipe, 1_500, SEED_DIGEST)
+    job.account.charge(some, SEED_DIGEST)
     assert job.account.ledger.spendings() == [many, some]
 
 
 def test_a_run_is_over_for_a_text_after_its_participations(job: Job, base: Base):
     for lease in range(3):
-        job.account.ledger.charge("run", bytes([lease + 1]) * 16, Spending(24, 4, 50.0, 5), 0.0)
+        job.account.ledger.charge("run", bytes([lease + 1]) * 16, Spending(24, 4, 50.0, 5), SEED_DIGEST, 0.0)
 
     with pytest.raises(OverBudget, match="took part in 3 rounds of this run, and its recipe allows 3"):
         LocalTrainer(base.folder.parent / "cache").prepare(job)
@@ -371,8 +414,8 @@ def test_noise_that_the_recipe_leaves_open_spends_its_epsilon(job: Job):
     privacy = job.recipe.privacy.model_copy(update={"differential": terms})
     open_ended = replace(job, recipe=job.recipe.model_copy(update={"privacy": privacy}))
 
-    spending = open_ended.account.check(open_ended.recipe, 24)
+    spending = open_ended.account.check(open_ended.recipe, 24, SEED_DIGEST)
     for lease in range(3):
-        job.account.ledger.charge("run", bytes([lease + 1]) * 16, spending, 0.0)
+        job.account.ledger.charge("run", bytes([lease + 1]) * 16, spending, SEED_DIGEST, 0.0)
 
     assert 2.97 < job.account.ledger.spent(1e-5) <= 3.0

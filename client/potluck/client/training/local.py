@@ -112,7 +112,7 @@ class LocalTrainer:
         if ran is None:
             self.free()
             return None
-        account_of(job).charge(how.spending)
+        account_of(job).charge(how.spending, how.noise.digest)
         drawn = recipe.training.batch * recipe.training.steps
         return Trained(
             deltas=deltas(trained, began.trainable, recipe.moves(job.version)),

@@ -18,7 +18,7 @@ from peft import PeftModel
 from potluck.client.account import Account
 from potluck.client.accounting import Spending
 from potluck.client.errors import NotPaid
-from potluck.client.home import store
+from potluck.client.home import store, sync_folder
 from potluck.client.readers import Sample
 from potluck.client.training.adapters import trained_parameters
 from potluck.client.training.errors import TrainingDiverged
@@ -153,8 +153,9 @@ def how_private(job: Job, tokenizer: Any, samples: Sequence[Sample]) -> Privatel
     """
     recipe = job.recipe
     records = records_of(samples, tokenizer, recipe.data.max_tokens)
-    spending = account_of(job).check(recipe, len(records))
-    return Privately(records, spending, recipe.privacy.differential.clip, noise_at(job.folder))
+    account, noise = account_of(job), noise_at(job.folder)
+    spending = account.check(recipe, len(records), noise.digest)
+    return Privately(records, spending, recipe.privacy.differential.clip, noise)
 
 
 def account_of(job: Job) -> Account:
@@ -172,11 +173,12 @@ def noise_at(folder: Path) -> SecretNoise:
     """Return this job's secret noise: from the seed in *folder*, made from the system's randomness where it is missing.
 
     The seed is as secret as the text, and goes when the job's folder goes.  Without it an interrupted job would draw
-    other noise for a step that it had taken.
+    other noise for a step that it had taken, and would have to be paid again.  On return it is on the disk.
     """
     path = folder / SEED
     if not path.exists() or path.stat().st_size != SEED_BYTES:
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         store(new_seed(), path, secret=True)
     return SecretNoise(path.read_bytes())
 
