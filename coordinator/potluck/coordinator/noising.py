@@ -7,6 +7,7 @@ that is killed draws the same again, and one that was set back to an older datab
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +26,26 @@ from potluck.wire.sums import flattened, terms_of, unflattened
 from potluck.wire.tensors import Manifest
 
 SEED = "noise.seed"
+TURNS: Final = (0, 1)
+"""Versions of which one moves either factor, where factors take turns."""
 
 
-def release_of(recipe: Recipe) -> Release:
-    """Return how rounds of *recipe* are noised.
+def release_of(recipe: Recipe, version: int = 0) -> Release:
+    """Return how a round of *recipe* whose updates start from *version* is noised.
+
+    Only the period of a secure sum depends on the version: where factors take turns their rings differ, and the noise
+    is for the larger rounding of the two.
 
     Raises:
         BadSetting: the recipe's numbers cannot be.
     """
     terms, clip = recipe.privacy.differential, recipe.privacy.clip
-    rounding = 0.0
+    rounding, period = 0.0, math.inf
     if recipe.privacy.secure_aggregation:
-        sums = terms_of(recipe, "", 0)
-        rounding = sums.ring.step * math.sqrt(sums.size)
-    return Release(terms.schedule, clip, terms.multiplier, recipe.aggregation.cohort, rounding)
+        rings = [terms_of(recipe, "", turn).ring for turn in TURNS]
+        rounding = max(ring.step * math.sqrt(ring.size) for ring in rings)
+        period = terms_of(recipe, "", version).ring.period
+    return Release(terms.schedule, clip, terms.multiplier, recipe.aggregation.cohort, rounding, period)
 
 
 def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
@@ -59,11 +66,12 @@ def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
     changes = (inputs.changes(place) for place in range(len(rows)))
     total = total_of(recipe, manifest, changes, members)
     noise = SecretNoise(secret_at(site.folders.keys / SEED))
+    widest = max(Manifest.of(recipe, turn).values for turn in TURNS)
 
     def draw(t: int) -> Floats:
-        return noise.gaussian(labels[t], len(total))
+        return noise.gaussian(labels[t], widest)[: len(total)]  # a round's draws are the same, whichever asks for them
 
-    mean = release_of(recipe)(total, draw, number - 1)
+    mean = release_of(recipe, version)(total, draw, number - 1)
     return [
         from_deltas(
             unflattened(mean, manifest),

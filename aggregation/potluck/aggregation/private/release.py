@@ -28,6 +28,8 @@ class Release:
     """n̄: what a sum is divided by, however many came.  The count of those who came is not public."""
     rounding: float = 0.0
     """What quantising a contribution can add to its norm, in its own units; a secure sum's Δ√d."""
+    period: float = math.inf
+    """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
 
     @property
     def bands(self) -> int:
@@ -40,10 +42,25 @@ class Release:
         return self.noise * (self.clip + self.rounding) * sensitivity(self.schedule, self.bands)
 
     def __call__(self, total: Floats, draw: Callable[[int], Floats], t: int) -> Floats:
-        """Return the noised mean of round *t*, counted from 0: (Σ + scale · v_t)/n̄, shape (d,).
+        """Return the noised mean of round *t*, counted from 0: noised(…)/n̄, shape (d,).
+
+        Raises:
+            BadTensor: the schedule has no such round, or the widths differ.
+        """
+        mean: Floats = self.noised(total, draw, t) / self.clients
+        return mean
+
+    def noised(self, total: Floats, draw: Callable[[int], Floats], t: int) -> Floats:
+        """Return Σ + scale · v_t of round *t*, counted from 0, shape (d,); wrapped where the period is finite.
 
         *total* is the sum of clipped contributions; *draw* gives w_s, (d,) independent standard normal numbers, the
         same whenever it is asked for the same s ≤ t.  v_t = Σ_i u_i w_{t−i}, one round's draws in memory at a time.
+
+        A secure sum comes centred: it is S − P·k, where S is the sum over whole numbers of what all sent, P the period,
+        and k are whole numbers that depend on S.  S + scale · v_t is the Gaussian mechanism, since one contribution
+        moves S by at most C + rounding, whatever the others sent.  And wrap(S − P·k + scale · v_t) is
+        wrap(S + scale · v_t), a function of that alone: so it tells no more.  Without the wrap, the smallest change of
+        one member's update would move a coordinate that a hostile member had brought to P/2 by P.
 
         Raises:
             BadTensor: the schedule has no such round, or the widths differ.
@@ -59,8 +76,14 @@ class Release:
             if drawn.shape != total.shape:
                 raise BadTensor(f"noise of shape {drawn.shape} for a sum of {total.shape}", fix="report this bug")
             noise += share * drawn
-        mean: Floats = (total + self.scale * noise) / self.clients
-        return mean
+        noised: Floats = total + self.scale * noise
+        return wrapped(noised, self.period) if math.isfinite(self.period) else noised
+
+
+def wrapped(vector: Floats, period: float) -> Floats:
+    """Return *vector* moved by multiples of *period* into [−period/2, period/2); what lies there stays to the bit."""
+    moved: Floats = vector - period * np.floor(vector / period + 0.5)
+    return moved
 
 
 def norm(tensors: Tensors) -> float:

@@ -54,6 +54,11 @@ class Ring:
         """Δ = X/Q: what one step of a whole number stands for."""
         return self.limit / self.bound
 
+    @property
+    def period(self) -> float:
+        """2ᵇ·Δ: a sum is known up to multiples of it."""
+        return (1 << self.bits) * self.step
+
     def checked(self) -> Self:
         """Return this ring.
 

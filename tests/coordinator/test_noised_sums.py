@@ -1,0 +1,117 @@
+"""Noise on a secure sum holds whatever a hostile member sends: it is added modulo what the sum is known by."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from potluck.aggregation.private.release import Release, wrapped
+from potluck.aggregation.secure.ring import Ring, Words, centred, clipped, quantised
+from potluck.coordinator.noising import release_of, total_of
+from potluck.wire.recipe import Recipe
+from potluck.wire.sums import terms_of, unflattened
+from potluck.wire.tensors import Manifest
+from summing import COHORT, summed_recipe
+
+ROUNDS = 4
+
+
+def noised_sums(bits: int = 24, *, rule: str = "ffa") -> Recipe:
+    """Return a recipe of sums of eight under noise that is taken back over rounds."""
+    unit = {"unit": "user-central", "epsilon": 20.0, "participations": 1, "separation": ROUNDS}
+    return summed_recipe(privacy={"differential": unit, "ring_bits": bits}, aggregation={"rule": rule})
+
+
+RECIPES = {bits: noised_sums(bits) for bits in (16, 20, 24, 32)}
+
+
+def ring_of(recipe: Recipe) -> Ring:
+    return terms_of(recipe, "", 0).ring
+
+
+def words_of(ring: Ring, seed: int, length: float) -> Words:
+    """Return an honest member's words: an update of *length* clips, clipped and rounded at random."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal(ring.size)
+    update, _ = clipped(drawn / np.linalg.norm(drawn) * length * ring.clip, ring.clip)
+    return quantised(update, ring, rng)
+
+
+def summed(recipe: Recipe, words: Words) -> np.ndarray:
+    """Return what noise is added to, when a sum came to *words*: read, kept as a mean, and opened again."""
+    ring, manifest = ring_of(recipe), Manifest.of(recipe, 0)
+    mean = centred(words, ring.bits) * ring.step / COHORT
+    return total_of(recipe, manifest, [unflattened(mean, manifest)], COHORT)
+
+
+def draws(t: int) -> np.ndarray:
+    return np.random.default_rng(t).standard_normal(64)
+
+
+def apart(release: Release, one: np.ndarray, other: np.ndarray) -> float:
+    """Return the distance of two noised totals on the torus: round it, where that is shorter."""
+    return float(np.linalg.norm(wrapped(one - other, release.period)))
+
+
+@given(
+    bits=st.sampled_from([*RECIPES]),
+    seed=st.integers(0, 2**32),
+    length=st.floats(0, 3),
+    at_the_edge=st.booleans(),
+    t=st.integers(0, ROUNDS - 1),
+)
+@example(bits=24, seed=1, length=1e-6, at_the_edge=True, t=0)
+@settings(deadline=None)
+def test_one_member_moves_a_noised_sum_by_no_more_than_its_clip_whatever_another_one_sends(
+    *, bits: int, seed: int, length: float, at_the_edge: bool, t: int
+):
+    """On the torus, and with the same noise: that is what makes wrapping a function of the noised sum alone."""
+    recipe = RECIPES[bits]
+    ring, release = ring_of(recipe), release_of(recipe)
+    others = sum((words_of(ring, seed + n, 1.0) for n in range(COHORT - 2)), np.zeros(ring.size, np.uint32))
+    hostile = np.random.default_rng(seed).integers(0, 2**32, ring.size, dtype=np.uint32)
+    if at_the_edge:  # it knows what the others sent: any step up is one round the ring
+        hostile = np.uint32((1 << (bits - 1)) - 1) - others
+    mine = words_of(ring, seed + COHORT, length)
+
+    without = release.noised(summed(recipe, others + hostile), draws, t)
+    whole = release.noised(summed(recipe, others + hostile + mine), draws, t)
+
+    assert apart(release, whole, without) <= (ring.clip + release.rounding) * (1 + 1e-9)
+    assert np.abs(whole).max() <= release.period / 2
+
+
+def test_at_the_edge_of_the_ring_a_sum_itself_is_moved_by_many_clips():
+    """What the noise would not be for: the attack that wrapping takes the edge from."""
+    recipe = RECIPES[24]
+    ring, edge = ring_of(recipe), np.full(64, (1 << 23) - 1, np.uint32)
+
+    moved = summed(recipe, edge + np.uint32(1)) - summed(recipe, edge)
+
+    assert np.linalg.norm(moved) > 100 * ring.clip
+    assert apart(release_of(recipe), moved, np.zeros(64)) == pytest.approx(8 * ring.step)
+
+
+@given(st.sampled_from([*RECIPES]), st.integers(0, 2**32), st.integers(5, COHORT), st.integers(0, ROUNDS - 1))
+@settings(deadline=None)
+def test_wrapping_leaves_sums_of_honest_members_as_they_are_to_the_bit(bits: int, seed: int, members: int, t: int):
+    recipe = RECIPES[bits]
+    ring, release = ring_of(recipe), release_of(recipe)
+    words = sum((words_of(ring, seed + n, 2.0) for n in range(members)), np.zeros(ring.size, np.uint32))
+    total = summed(recipe, words)
+
+    assert release(total, draws, t).tobytes() == replace(release, period=math.inf)(total, draws, t).tobytes()
+
+
+def test_where_factors_take_turns_each_ring_has_its_period_and_the_noise_is_for_the_coarser_one():
+    recipe = noised_sums(rule="rolora")
+    rings = [terms_of(recipe, "", version).ring for version in (0, 1, 2)]
+    releases = [release_of(recipe, version) for version in (0, 1, 2)]
+
+    assert rings[0].size != rings[1].size
+    assert [one.period for one in releases] == [ring.period for ring in rings]
+    assert len({one.scale for one in releases}) == 1
+    assert releases[0].rounding == max(ring.step * math.sqrt(ring.size) for ring in rings)
