@@ -5,9 +5,10 @@ from types import MappingProxyType
 from typing import Final, final
 
 from potluck.client.endings import Ended, Ending
-from potluck.client.errors import DiskFull, WrongDigest
+from potluck.client.errors import BadLease, DiskFull, WrongDigest, fix_of
 from potluck.client.events import CheckedIn, Moved, Phase, Progressed, Trouble, Waiting, When
 from potluck.client.link import CHECK_IN
+from potluck.client.offered import check, too_large
 from potluck.client.records import Task, Terms
 from potluck.client.sane import integer, largest_adapter, span_s
 from potluck.client.software import spoken
@@ -15,6 +16,7 @@ from potluck.client.station import Station
 from potluck.client.tasks import TaskState
 from potluck.wire.envelopes import Purpose
 from potluck.wire.refusals import Refusal
+from potluck.wire.secure.reasons import SumRefusal
 from potluck.wire.v1 import work_pb2 as pb
 
 POLL_S: Final = 60.0  # where the coordinator names no time that is one
@@ -108,7 +110,7 @@ class CheckIns:
         if not reply.adapter.digest or (kept is not None and kept.version >= reply.version):
             return
         if reply.adapter.size > largest_adapter(station.recipe):
-            station.tell(Trouble(_too_large(reply.adapter.size, station), "tell the operator"))
+            station.tell(Trouble(too_large(reply.adapter.size, station), "tell the operator"))
             return
         path = station.home.blob(reply.adapter.digest)
         try:
@@ -127,10 +129,11 @@ class CheckIns:
         """Keep a new lease; give back one that does not fit or that was dropped before."""
         station, lease = self._station, reply.lease
         self._why = f"work for round {lease.round}"
-        wrong = _misfit(station, lease)
-        if wrong:
-            station.tell(Trouble(wrong, "tell the operator; the client asks again later"))
-            station.abort(lease.lease_id, wrong)
+        try:
+            check(station, lease)
+        except (BadLease, SumRefusal) as wrong:
+            station.tell(Trouble(str(wrong), fix_of(wrong)))
+            station.abort(lease.lease_id, str(wrong))
             return None
         terms = _terms(lease)
         station.on_state(TaskState.LEASED, When.BEFORE)
@@ -173,19 +176,6 @@ ANSWERS: Final[Mapping[str, Callable[[CheckIns, pb.CheckInReply], Ended | None]]
 )
 
 
-def _misfit(station: Station, lease: pb.Lease) -> str:
-    """Return what is wrong with a lease for this membership, or nothing."""
-    if lease.run_id != station.membership.run_id:
-        return "the lease is for another run"
-    if lease.recipe_digest != station.membership.recipe_digest:
-        return "the lease is for another recipe than the one consented to"
-    if lease.manifest_digest != station.manifest(integer(lease.version)).digest():
-        return "the lease asks for other tensors than the recipe"
-    if lease.adapter.size > largest_adapter(station.recipe):
-        return _too_large(lease.adapter.size, station)
-    return ""
-
-
 def _terms(lease: pb.Lease) -> Terms:
     """Return *lease* as it is kept."""
     return Terms(
@@ -200,11 +190,6 @@ def _terms(lease: pb.Lease) -> Terms:
         max_update_bytes=integer(lease.max_update_bytes),
         ttl_s=span_s(lease.ttl_s, POLL_S),
     )
-
-
-def _too_large(size: int, station: Station) -> str:
-    """Return that a shared adapter cannot be one."""
-    return f"a shared adapter of {size} bytes; this run's has at most {largest_adapter(station.recipe)}"
 
 
 def _power_of_two(number: int) -> int:

@@ -43,6 +43,10 @@ class WrongDigest(PotluckError):
     """Bytes that are not what their name, the SHA-256, says."""
 
 
+class BadLease(PotluckError):
+    """A lease for something else than its member consented to."""
+
+
 class BadReceipt(PotluckError):
     """A receipt that is not for the update that was sent."""
 

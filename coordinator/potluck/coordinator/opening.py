@@ -15,6 +15,7 @@ from potluck.coordinator.clock import Clock
 from potluck.coordinator.keys import open_keys
 from potluck.coordinator.probe import Probe
 from potluck.coordinator.progress import open_round
+from potluck.coordinator.renewal import renew
 from potluck.coordinator.site import Folders, Site, plan_of
 from potluck.coordinator.steps import OnStep
 from potluck.coordinator.store.database import Books, Store
@@ -148,6 +149,7 @@ def open_site(folder: Path, recipe: Recipe, around: Around) -> Site:
             _change_recipe(books, run.recipe_json, plan.json)
         books.change_run(fence=run.fence + 1)
         lose(site, books, "the coordinator was started again in the middle of it")
+        _reseed(site, books)
         open_round(site, books)
         _sweep(site, books)
     return site
@@ -207,6 +209,16 @@ def _change_recipe(books: Books, old: str, new: str) -> None:
         )
     books.change_run(recipe_json=new)
     books.log.append("recipe_changed", changed=changed, recipe_digest=Recipe.parse(new).digest())
+
+
+def _reseed(site: Site, books: Books) -> None:
+    """Give the present version a new number where it has the seed of a recipe before, and updates are summed.
+
+    Clients work the seed out from the recipe that they consented to, and refuse another.
+    """
+    present = books.versions.find(books.run().version)
+    if present is not None and present.seed != site.plan.seed_of(present.version):
+        renew(site, books, "the recipe changed, and with it the seeds")
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:

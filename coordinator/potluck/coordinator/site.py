@@ -1,6 +1,5 @@
 """What all parts of one coordinator share: its folder, database, keys, recipe and clock."""
 
-import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from potluck.coordinator.rounds import Terms
 from potluck.coordinator.steps import OnStep
 from potluck.coordinator.store.database import Store
 from potluck.wire.recipe import Recipe
+from potluck.wire.seeds import seed_of
 from potluck.wire.tensors import Manifest
 
 DATABASE_FILE: Final = "coordinator.db"
@@ -43,8 +43,7 @@ class Plan:
 
     def seed_of(self, version: int) -> int:
         """Return the seed for starts from *version*, 64 bits: the same in every run of this recipe."""
-        text = b"potluck/seed\0" + self.digest + version.to_bytes(8, "big")
-        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+        return seed_of(self.digest, version)
 
 
 def plan_of(recipe: Recipe) -> Plan:

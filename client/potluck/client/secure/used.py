@@ -68,6 +68,13 @@ class UsedFile:
         """Whether *contribution* may have been revealed in a sum; changes nothing, so any process may ask."""
         return self.path.exists() and _spends(self._parsed(self._text()), contribution)
 
+    def last(self, run_id: str) -> int | None:
+        """Return the highest version of which an update may have been revealed in a sum of that run; None: of none."""
+        if not self.path.exists():
+            return None
+        names = (bytes.fromhex(line[2]).rpartition(b"/") for line in self._parsed(self._text()) if line[0] == "spend")
+        return max((int(number) for run, _, number in names if run == run_id.encode()), default=None)
+
     def cohorts(self) -> Sequence[frozenset[bytes]]:
         """Return the cohorts of the last 20 lines that say one."""
         told = [bytes.fromhex(line[3]) for line in self._lines() if line[0] == "spend"]

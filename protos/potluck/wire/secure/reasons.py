@@ -29,6 +29,9 @@ class Reason(StrEnum):
     DEADLINE = "a deadline is out of bounds"
     SMALL_COHORT = "fewer clients than the minimum would be summed"
     ADAPTER = "the adapter that was trained is not among those of this sum"
+    # What the coordinator leased
+    LEASE_SEED = "the lease has another seed than its recipe and version give, so that updates could be made alike"
+    LEASE_VERSION = "the lease is not for a later version than the last one that an update was given to a sum of"
     # The roster
     NOT_A_MEMBER = "somebody in the roster is no proven member"
     BAD_ROSTER = "the roster is out of order, or names somebody twice"
