@@ -24,6 +24,7 @@ from potluck.cli.personalizing import (
     wished,
 )
 from potluck.client.home import Home
+from potluck.client.limits import Limits
 from potluck.client.outbox.store import Outbox
 from potluck.client.personal import About, Personal, Wish
 from potluck.client.records import Membership, Shared
@@ -168,3 +169,16 @@ def test_where_there_is_none_it_is_said_how_to_make_one(run: Here):
     with pytest.raises(NoPersonal, match="no personal adapter for 'a run'") as caught:
         personal_of(run)
     assert "potluck personalize" in str(caught.value.__notes__)
+
+
+def test_it_says_when_it_trains_on_flagged_samples(member: Home, monkeypatch, capsys):
+    monkeypatch.setenv("POTLUCK_PASSPHRASE", WORDS)
+    asked = Personalizing(None, {"rank": 2, "steps": 1}, passphrase=True, anew=True)
+    (member.folder.parent / "notes" / "card.txt").write_text("My card is 4111 1111 1111 1111.", "utf-8")
+
+    run_personalize(asked, as_json=False)
+    assert "look secret or personal" not in capsys.readouterr().out  # left out
+
+    Limits(keep_flagged=True).write(member.limits)
+    run_personalize(asked, as_json=False)
+    assert "1 of your samples look secret or personal and are trained on, as you wished" in capsys.readouterr().out

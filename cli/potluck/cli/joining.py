@@ -24,7 +24,7 @@ from potluck.client.flags import Flagger, Sieve, Sieved, sieve_of
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.join import enrol
-from potluck.client.limits import limits_at
+from potluck.client.limits import UNKEEP, Limits, limits_at
 from potluck.client.link import Alone, Link
 from potluck.client.outbox.store import Outbox
 from potluck.client.preflight import Check, Preflight, Site, Verdict
@@ -66,10 +66,10 @@ def run_join(asked: Joining, *, as_json: bool) -> None:
     try:
         token = token_of(asked.invite)
         member = outbox.membership()
-        if asked.keep_flagged:
-            limits_at(home.limits).model_copy(update={"keep_flagged": True}).write(home.limits)
         if not goes_on(member, token, asked.data):
             member = newly(asked, token, member, home, outbox, as_json=as_json)
+        if asked.keep_flagged:  # after the owner agreed, and was let in: a join that fails changes nothing
+            keep_flagged(home, as_json=as_json)
         if member is None:
             return
         outbox.ask(Control())  # starting is a wish to work: an old pause or finish is over
@@ -106,7 +106,8 @@ def newly(
         raise NotAgreed("this home is in no run yet", fix="join one: potluck join INVITE --data FOLDER")
     if path is None:
         raise NotAgreed("it is not said what to train on", fix="name your text: --data FOLDER")
-    found = Preflight(token, site(home, outbox, path))
+    keeps = asked.keep_flagged or limits_at(home.limits).keep_flagged
+    found = Preflight(token, site(home, outbox, path, keeps=keeps))
     for check in found:
         tell_check(check, as_json=as_json)
     if not found.ok and not as_json:
@@ -115,21 +116,31 @@ def newly(
             f"not joined: {failed} of {len(found.checks)} checks failed", fix="mend it as said above, then try again"
         )
     card = found.card()
-    tell_card(card, home, path, found.recipe, as_json=as_json)
+    tell_card(card, limits_at(home.limits).model_copy(update={"keep_flagged": keeps}), found.recipe, as_json=as_json)
     agree(asked)
     name = asked.name or (member.name if member else "")
     return enrol(found, card, name, outbox, identity_at(home.key))
 
 
-def site(home: Home, outbox: Outbox, path: Path) -> Site:
-    """Return this machine as the preflight looks at it."""
+def keep_flagged(home: Home, *, as_json: bool) -> None:
+    """Train on flagged samples too from now on, and say that it stays so."""
+    limits = limits_at(home.limits)
+    if limits.keep_flagged:
+        return
+    limits.model_copy(update={"keep_flagged": True}).write(home.limits)
+    if not as_json:
+        say(f"flagged samples are trained on from now on, in other runs and by `potluck personalize` too; {UNKEEP}")
+
+
+def site(home: Home, outbox: Outbox, path: Path, *, keeps: bool) -> Site:
+    """Return this machine as the preflight looks at it; *keeps*: flagged samples are trained on."""
     clock = SystemClock()
     return Site(
         clock=clock,
         link=lambda invitation: Link(invitation, Alone(), np.random.default_rng()),
         reading=MachineSensors(home.folder, clock).read(outbox.control()),
         data=path,
-        count_examples=lambda data, recipe: count_examples(data, recipe, _sieve(home)),
+        count_examples=lambda data, recipe: count_examples(data, recipe, sieve_of(keep_flagged=keeps)),
         estimate=lambda recipe: estimate(recipe, home.cache),
         base_problem=lambda recipe: "" if base_is_here(recipe, home.cache) else f"{recipe.model.base} is not here yet",
     )
@@ -179,9 +190,9 @@ def tell_check(check: Check, *, as_json: bool) -> None:
         say(f"       fix: {check.fix}")
 
 
-def tell_card(card: ConsentCard, home: Home, path: Path, recipe: Recipe | None, *, as_json: bool) -> None:
+def tell_card(card: ConsentCard, limits: Limits, recipe: Recipe | None, *, as_json: bool) -> None:
     """Show what the owner is asked to agree to, and three of the samples that it is about."""
-    keeps = limits_at(home.limits).keep_flagged
+    keeps, path = limits.keep_flagged, Path(card.data_path)
     sieved = Flagger().sieve(data.read(path, recipe.data.format if recipe else "auto"), keep=keeps)
     lines = dict(card.lines()) | {"Looks private": flagged_words(sieved, keeps=keeps)}
     if as_json:
@@ -189,7 +200,7 @@ def tell_card(card: ConsentCard, home: Home, path: Path, recipe: Recipe | None, 
         return
     say("")
     show(lines)
-    say("", limits_at(home.limits).sentence(os.cpu_count() or 1), "")
+    say("", limits.sentence(os.cpu_count() or 1), "")
     seen = data.preview(sieved.dataset)
     say(f"Your text: {seen.rows} samples, {seen.characters:,} characters. It begins like this, and stays here:")
     say(*(f"  “{text}”" for text in seen.samples))
@@ -205,7 +216,7 @@ def flagged_words(sieved: Sieved, *, keeps: bool) -> str:
     if not sieved.flagged:
         return "nothing that was found by its form; a name or a story is not found, so look yourself"
     kinds = "; ".join(f"{kind}: {count}, such as {sieved.examples[kind]}" for kind, count in sieved.kinds.items())
-    fate = "all are trained on, as you wished" if keeps else "left out; --keep-flagged takes them all the same"
+    fate = f"all are trained on, as you wished; {UNKEEP}" if keeps else "left out; --keep-flagged takes them too"
     return f"{sieved.flagged} of your samples ({kinds}): {fate}"
 
 

@@ -14,9 +14,9 @@ from potluck.aggregation import LowRank
 from potluck.aggregation.errors import BadSetting, PotluckError
 from potluck.cli.report import say, show, table
 from potluck.client import data
-from potluck.client.flags import sieve_of
+from potluck.client.flags import Flagger, sieve_of
 from potluck.client.home import Home
-from potluck.client.limits import limits_at
+from potluck.client.limits import UNKEEP, limits_at
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.personal import About, Losses, Personal, Wish
 from potluck.client.records import Membership
@@ -112,7 +112,7 @@ def run_personalize(asked: Personalizing, *, as_json: bool) -> None:
         data_path=str(path),
         wish=wish,
     )
-    made = personalize(ground_of(run, path), about, personal, _teller(as_json=as_json))
+    made = personalize(ground_of(run, path, as_json=as_json), about, personal, _teller(as_json=as_json))
     sealing.close(made.to_bytes(), run.path)
     tell(made, run.path, as_json=as_json)
 
@@ -169,10 +169,20 @@ def personal_at(run: Here, key: Key) -> Personal:
     return personal
 
 
-def ground_of(run: Here, path: Path) -> Ground:
-    """Return what a personal adapter is trained on; loads the base model."""
+def kept_words(dataset: data.Dataset, *, keeps: bool) -> str:
+    """Return what to say where samples are trained on although they are flagged, or nothing."""
+    count = Flagger().sieve(dataset, keep=True).flagged if keeps else 0
+    told = f"{count} of your samples look secret or personal and are trained on, as you wished; {UNKEEP}"
+    return told if count else ""
+
+
+def ground_of(run: Here, path: Path, *, as_json: bool) -> Ground:
+    """Return what a personal adapter is trained on, and say where that holds flagged samples; loads the base model."""
     limits, kind = limits_at(run.home.limits), run.recipe.data
-    samples = sieve_of(keep_flagged=limits.keep_flagged)(data.read(path, kind.format)).samples
+    dataset = data.read(path, kind.format)
+    if told := kept_words(dataset, keeps=limits.keep_flagged):
+        show({"event": "flagged", "human": told}, as_json=True) if as_json else say(told)
+    samples = sieve_of(keep_flagged=limits.keep_flagged)(dataset).samples
     texts = data.split(samples, kind.held_out, data.SPLIT_SEED)
     return Ground.at(run.base, run.recipe, run.adapter, texts, limits.threads(os.cpu_count() or 1))
 

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat
 from potluck.wire.settings import Settings
 
 GIB: Final = 1024**3
+UNKEEP: Final = "leave them out again with: potluck limits keep_flagged=false"
 
 
 @final
