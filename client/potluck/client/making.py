@@ -10,6 +10,7 @@ from potluck.aggregation.errors import BadTensor
 from potluck.client.account import Account
 from potluck.client.events import Phase, Progressed
 from potluck.client.home import store
+from potluck.client.orders import secret_order
 from potluck.client.records import Sealed, Task
 from potluck.client.renewals import SOON, Renewals
 from potluck.client.sealing import packed
@@ -137,14 +138,16 @@ class Making:
     def _job(self, task: Task) -> Job:
         """Return what the trainer is to do; the same after a restart."""
         station, terms = self._station, task.terms
+        folder, client_id = station.home.task(terms.lease_id), station.identity.client_id
+        summed = station.recipe.privacy.secure_aggregation
         return Job(
             recipe=station.recipe,
             adapter=station.home.blob(terms.adapter_digest) if terms.adapter_digest else None,
             version=terms.version,
             seed=terms.seed,
-            order=order_of(station.identity.client_id, terms.seed),
+            order=secret_order(folder, client_id, terms.seed) if summed else order_of(client_id, terms.seed),
             data=station.data,
-            folder=station.home.task(terms.lease_id),
+            folder=folder,
             threads=station.lookout.limits.threads(os.cpu_count() or 1),
             account=self._account(task),
         )

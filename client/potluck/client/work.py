@@ -23,16 +23,19 @@ class Job:
     adapter: Path | None  # the shared adapter as it was downloaded and verified; None at version 0
     version: int
     seed: int  # for the start's fresh rows: the same for every lease of one version
-    order: int  # for the order of samples: of this client and version alone
+    order: int  # for the order of samples: of this client and version, and where updates are summed of this lease
     data: Path
     folder: Path  # for checkpoints; removed once the update is sealed, or the task over
     threads: int
     account: Account | None = None  # what a round that spends the owner's privacy is paid from
 
 
-def order_of(client_id: str, seed: int) -> int:
-    """Return what draws the order of samples: of this client and this version, so a lease given again repeats it."""
-    return int.from_bytes(hashlib.sha256(f"potluck/order/{client_id}/{seed}".encode()).digest()[:8])
+def order_of(client_id: str, seed: int, secret: bytes = b"") -> int:
+    """Return what draws the order of samples: of this client and this version, so a lease given again repeats it.
+
+    With a *secret* it is repeated by whoever has that, too, and by nobody else.
+    """
+    return int.from_bytes(hashlib.sha256(f"potluck/order/{client_id}/{seed}".encode() + secret).digest()[:8])
 
 
 @final
