@@ -154,3 +154,31 @@ def test_a_long_sum_of_small_coordinates_is_refused():
 
     with pytest.raises(BadUpdate, match="a norm of"):
         decoded(words, 16, ring, 1)
+
+
+@given(st.lists(st.integers(0, 2**24 - 1), min_size=40, max_size=40), st.integers(-(2**23), 2**23))
+def test_no_coordinate_and_no_lane_of_its_members_decides_whether_a_sum_that_is_to_be_noised_is_dropped(
+    values: list[int], lane: int
+):
+    ring = Ring(24, 16, 40, 1.0)
+    words = honest(ring, 8)
+    words[:40] = values
+    words[42:] += np.uint32(lane % 2**32)  # how many were cut, the losses, the tokens
+
+    read = decoded(words, 8, ring, 1, noised=True)
+
+    assert (read.total / ring.step).round().astype(int).tolist() == centred(np.array(values, np.uint32), 24).tolist()
+    assert read.weight == read.lanes.weight == 8
+    assert 0 <= read.lanes.clipped <= 8
+    assert 0 <= read.lanes.loss <= 8 * 64 * 16
+    assert 0 <= read.lanes.tokens <= 8 << 20
+
+
+@pytest.mark.parametrize(("place", "told_why"), [(40, "lanes say 9 clients"), (41, "a weight of 9")])
+def test_a_sum_to_be_noised_of_another_number_of_clients_than_there_are_is_refused(place: int, told_why: str):
+    ring = Ring(24, 16, 40, 1.0)
+    words = honest(ring, 8)
+    words[place] += np.uint32(1)
+
+    with pytest.raises(BadUpdate, match=told_why):
+        decoded(words, 8, ring, 1, noised=True)

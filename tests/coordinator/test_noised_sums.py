@@ -1,20 +1,27 @@
 """Noise on a secure sum holds whatever a hostile member sends: it is added modulo what the sum is known by."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from coordinators import hosting
+from guests import Guest, guests, play_sum
+from potluck.aggregation import start
+from potluck.aggregation.private.banded import responses
 from potluck.aggregation.private.release import Release, wrapped
 from potluck.aggregation.secure.ring import Ring, Words, centred, clipped, quantised
+from potluck.client.secure.participation import Participation
+from potluck.coordinator.checkpoints import read_checkpoint
 from potluck.coordinator.noising import release_of, total_of
 from potluck.wire.recipe import Recipe
 from potluck.wire.sums import terms_of, unflattened
 from potluck.wire.tensors import Manifest
-from summing import COHORT, summed_recipe
+from summing import COHORT, entries, summed_recipe
 
 ROUNDS = 4
 
@@ -115,3 +122,57 @@ def test_where_factors_take_turns_each_ring_has_its_period_and_the_noise_is_for_
     assert [one.period for one in releases] == [ring.period for ring in rings]
     assert len({one.scale for one in releases}) == 1
     assert releases[0].rounding == max(ring.step * math.sqrt(ring.size) for ring in rings)
+
+
+@given(bits=st.sampled_from([*RECIPES]), seed=st.integers(0, 2**32), t=st.integers(0, ROUNDS - 1))
+@settings(deadline=None)
+def test_a_noised_sum_of_anything_is_no_longer_than_one_of_honest_members_can_be(*, bits: int, seed: int, t: int):
+    recipe = RECIPES[bits]
+    ring, release = ring_of(recipe), release_of(recipe)
+    anything = np.random.default_rng(seed).integers(0, 2**32, ring.size, dtype=np.uint32)
+
+    mean = release(summed(recipe, anything), draws, t)
+
+    deviation = release.scale * np.linalg.norm(responses(t + 1, release.bands))
+    assert np.linalg.norm(mean) <= (ring.clip + release.rounding + deviation * (8.0 + 8.0) / COHORT) * (1 + 1e-9)
+    before = release.noised(summed(recipe, anything), draws, t) / COHORT
+    assert np.linalg.norm(before) > 1.5 * np.linalg.norm(mean)  # it was longer
+    assert mean == pytest.approx(before * np.linalg.norm(mean) / np.linalg.norm(before))  # and points where it did
+
+
+@dataclass
+class Unbounded(Guest):
+    """A member who adds anything to the sum."""
+
+    def participation(self) -> Participation:
+        made = super().participation()
+        made._words[:64] = np.uint32((1 << 23) - 1)  # noqa: SLF001 - a client that does not clip
+        made._words[66:] = np.uint32(12345)  # noqa: SLF001 - whose lanes say what none can
+        return made
+
+
+def test_a_hostile_member_loses_no_sum_that_is_noised_and_moves_the_version_no_further_than_the_bound(tmp_path: Path):
+    """Where it could, whether a sum was lost would tell it a bit about the others, without noise, in a public log."""
+    recipe = RECIPES[24]
+    with hosting(tmp_path / "run", recipe) as hosted:
+        made = guests(hosted, COHORT)
+        for guest in made:
+            guest.meet()
+        for guest in made:
+            guest.begin()
+        made[3] = Unbounded(**{field.name: getattr(made[3], field.name) for field in fields(made[3]) if field.init})
+        play_sum(made)
+        assert hosted.coordinator.wait_for_version(1, 20.0)
+
+        site = hosted.coordinator.desk.site
+        version = hosted.coordinator.history().versions[0]
+        master = read_checkpoint(site.folders.blobs.read(version.checkpoint_digest)).master
+        seed = hosted.coordinator.history().versions[-1].seed
+    ring, release = ring_of(recipe), release_of(recipe)
+    adapter = recipe.adapter
+    begun = start({}, recipe.modules(), init=recipe.init, rank=adapter.rank, scale=adapter.scale, seed=seed).trainable
+    moved = [master[name].dense() @ np.linalg.pinv(term.a.astype(float)) / term.scale for name, term in begun.items()]
+    assert np.linalg.norm(np.concatenate([one.ravel() for one in moved])) <= release.most(64, 0) / COHORT * (1 + 1e-6)
+    assert release.most(64, 0) / COHORT < 3 * ring.clip
+    kinds = [entry["kind"] for entry in entries(tmp_path / "run")]
+    assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)

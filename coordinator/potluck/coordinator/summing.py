@@ -152,9 +152,8 @@ class Sums:
                 (privacy.answer_s, privacy.answer_s, privacy.vector_s, privacy.answer_s, privacy.answer_s),
                 secrets.token_bytes(NONCE_BYTES),
             )
-            machine = SecureSum(
-                parameters, Means(keys.signing, Certified(keys.public, self._site.run_id), threads=THREADS)
-            )
+            register, noised = Certified(keys.public, self._site.run_id), privacy.differential.by_user
+            machine = SecureSum(parameters, Means(keys.signing, register, threads=THREADS, noised=noised))
             self._now = Sum(machine, parameters, {guest.public_key: guest for guest in guests}, now_s)
         LOG.info("event=sum_begun sid=%s version=%d members=%d", machine.sid.hex(), version.version, len(guests))
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from potluck.aggregation.errors import BadTensor
 from potluck.aggregation.private.banded import Floats, Schedule, best_bands, responses, sensitivity
 
 Tensors = Mapping[str, NDArray[np.floating]]
+UNLIKELY: Final = 8.0
+"""Deviations by which noise is longer than √d with a chance of 1.3e-14 at most."""
 
 
 @final
@@ -30,6 +32,10 @@ class Release:
     """What quantising a contribution can add to its norm, in its own units; a secure sum's Δ√d."""
     period: float = math.inf
     """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
+    period: float = math.inf
+    """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
+    period: float = math.inf
+    """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
 
     @property
     def bands(self) -> int:
@@ -44,11 +50,28 @@ class Release:
     def __call__(self, total: Floats, draw: Callable[[int], Floats], t: int) -> Floats:
         """Return the noised mean of round *t*, counted from 0: noised(…)/n̄, shape (d,).
 
+        Where the period is finite nobody looked at the sum, and it may be of anything: what has noise is shrunk to
+        the norm `most`, which takes nothing of the sum but what has noise.
+
         Raises:
             BadTensor: the schedule has no such round, or the widths differ.
         """
-        mean: Floats = self.noised(total, draw, t) / self.clients
+        noised = self.noised(total, draw, t)
+        if math.isfinite(self.period):
+            noised *= min(1.0, self.most(len(noised), t) / (float(np.linalg.norm(noised)) + 1e-12))
+        mean: Floats = noised / self.clients
         return mean
+
+    def most(self, size: int, t: int) -> float:
+        """Return the largest norm of a noised sum of round *t* that is believed: n̄ · (C + rounding) + σ_t (√d + 8).
+
+        σ_t = scale · ‖u‖ is the deviation of each of its *size* = d numbers.  A sum of honest updates is longer with a
+        chance of e⁻³² at most, 1.3e-14.
+
+        Source: Boucheron, Lugosi & Massart 2013, Concentration Inequalities, Theorem 5.6: P(‖w‖ > √d + s) ≤ exp(−s²/2).
+        """
+        deviation = self.scale * float(np.linalg.norm(responses(t + 1, self.bands)))
+        return self.clients * (self.clip + self.rounding) + deviation * (math.sqrt(size) + UNLIKELY)
 
     def noised(self, total: Floats, draw: Callable[[int], Floats], t: int) -> Floats:
         """Return Σ + scale · v_t of round *t*, counted from 0, shape (d,); wrapped where the period is finite.

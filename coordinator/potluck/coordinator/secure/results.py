@@ -45,14 +45,16 @@ class Summed:
     suspects: tuple[Suspect, ...]
 
 
-def summed(words: Words, terms: Terms, known: Revealed, suspects: tuple[Suspect, ...]) -> Summed:
-    """Return what the sum without its masks comes to.
+def summed(
+    words: Words, terms: Terms, known: Revealed, suspects: tuple[Suspect, ...], *, noised: bool = False
+) -> Summed:
+    """Return what the sum without its masks comes to.  *noised*: it is told of with noise only.
 
     Raises:
         BadUpdate: it cannot be of honest updates.
     """
     digest = hashlib.sha256(packed(words, terms.bits).data).digest()
-    read = decoded(words, len(known.survivors), terms.ring, terms.max_weight)
+    read = decoded(words, len(known.survivors), terms.ring, terms.max_weight, noised=noised)
     lanes = read.lanes
     loss = lanes.loss / (LOSS_STEPS * lanes.weight) if terms.reports_loss else None
     return Summed(

@@ -1,8 +1,7 @@
 """One sum at the coordinator: takes messages, closes steps, and takes the masks off the sum alone.
 
-A masked vector is added to the running sum as soon as its signed hash is checked, and nothing of it is kept.  So the
-memory is four bytes a coordinate, the vector that is being taken, and half a MiB for each thread; reading the sum
-takes another 24 bytes a coordinate for a moment.
+A masked vector is added to the running sum as soon as its signed hash is checked, and nothing of it is kept.  So memory
+is 4 bytes a coordinate, the vector that is being taken, and half a MiB a thread; reading a sum takes 24 more a moment.
 """
 
 import hashlib
@@ -38,6 +37,8 @@ class Site:
     register: Register
     threads: int = 1
     """That take masks off."""
+    noised: bool = False
+    """Whether sums are told of with noise only: then nothing of the updates in one decides whether it is dropped."""
 
 
 @final
@@ -54,7 +55,7 @@ class SecureSum:
         self._suspects: tuple[Suspect, ...] = ()
         self._heard: dict[tuple[Step, bytes], bytes] = {}
         self._entries: dict[bytes, Entry] = {}
-        self._roster, self._roster_hash, self._threshold = Roster(()), b"", 0
+        self._roster, self._roster_hash, self._threshold, self._closing = Roster(()), b"", 0, b""
         self._shares: dict[int, Shares] = {}
         self._delivered: tuple[int, ...] = ()
         self._running = np.zeros(0, np.uint32)
@@ -62,7 +63,6 @@ class SecureSum:
         self._survivors: tuple[int, ...] = ()
         self._agreements: dict[int, bytes] = {}
         self._openings: dict[int, dict[int, int]] = {}
-        self._closing = b""
         self._summed: Summed | None = None
 
     @property
@@ -258,7 +258,7 @@ class SecureSum:
         try:
             masks, self._suspects = masks_of(known)
             add_masks(self._running, masks, self._site.threads)
-            self._summed = summed(self._running, self._terms, known, self._suspects)
+            self._summed = summed(self._running, self._terms, known, self._suspects, noised=self._site.noised)
         except Undecodable as error:
             self._suspects = (error.suspect,)
             self._ended(Event.UNUSABLE, Reason.DEALER)
