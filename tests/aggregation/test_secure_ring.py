@@ -182,3 +182,17 @@ def test_a_sum_to_be_noised_of_another_number_of_clients_than_there_are_is_refus
 
     with pytest.raises(BadUpdate, match=told_why):
         decoded(words, 8, ring, 1, noised=True)
+
+
+@pytest.mark.parametrize(("clips", "passes"), [(7.9, True), (8.1, False)])
+def test_the_clip_bounds_what_all_members_do_together_and_one_of_them_may_do_it_all(clips: float, *, passes: bool):
+    ring = Ring(24, 16, 1_000, 1.0)
+    lanes = with_lanes(np.zeros(1_000, np.uint32), told(1, 100, clipped=False, loss=None), ring, 1)
+    words = lanes * np.uint32(8)  # seven did nothing, and one
+    words[:1_000] = np.uint32(clips / np.sqrt(1_000) / ring.step)
+
+    if passes:
+        assert np.linalg.norm(decoded(words, 8, ring, 1).total) == pytest.approx(clips, rel=1e-3)
+    else:
+        with pytest.raises(BadUpdate, match="a norm of"):
+            decoded(words, 8, ring, 1)

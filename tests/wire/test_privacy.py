@@ -42,6 +42,7 @@ def test_rules_of_one_factor_are_summed(rule: str):
         ("aggregation", {"weights": ["examples"]}, "what one claims of itself"),
         ("aggregation", {"weights": ["uniform", "krum"]}, "look at single updates"),
         ("aggregation", {"hostile": 0.1}, "nobody can find a hostile update in a sum"),
+        ("aggregation", {"hostile": 0.1}, "clip bounds what all members do together"),
         ("aggregation", {"mode": "asynchronous"}, "a sum needs a cohort that meets"),
         ("aggregation", {"cohort": 9}, "aggregation.cohort is 9, and a sum has 10 to 128 members"),
         ("aggregation", {"cohort": 129}, "a sum has 10 to 128 members"),

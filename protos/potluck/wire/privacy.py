@@ -138,7 +138,7 @@ def _rule(aggregation: "Aggregation") -> Iterator[tuple[str, str]]:
     if aggregation.hostile:
         yield (
             f"aggregation.hostile is {aggregation.hostile}, and nobody can find a hostile update in a sum",
-            "set hostile = 0.0; clip bounds what one member can do, a probe refuses what is worse",
+            "set hostile = 0.0; clip bounds what all members do together, a probe refuses what is worse",
         )
 
 
