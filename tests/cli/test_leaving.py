@@ -10,6 +10,7 @@ from coordinators import hosting
 from fakes import Client
 from potluck.cli.app import app
 from potluck.client.home import Home
+from potluck.client.outbox.store import Outbox, joined
 from scripted import recipe
 
 
@@ -48,6 +49,22 @@ def test_a_home_that_left_already_can_be_purged(command: Callable[..., Done], ho
 
     assert (done.status, "you left" in done.out) == (0, False)
     assert sorted(path.name for path in home.iterdir()) == ["cache", "ledger.jsonl"]
+
+
+def test_a_purge_while_a_personal_adapter_is_made_changes_nothing(
+    command: Callable[..., Done], home: Path, tmp_path: Path
+):
+    with hosting(tmp_path / "run", recipe()) as hosted:
+        member = Client(tmp_path, seed=1).enrol(hosted.invite())
+
+        with Home.at(home).personalizing():
+            done = command("leave", "--purge", "--yes")
+
+        assert done.status == 1
+        assert "`potluck personalize` works in" in done.err
+        outbox = Outbox.open(Home.at(home).outbox)
+        assert joined(outbox) == member  # it did not leave either
+        outbox.close()
 
 
 def test_a_home_in_no_run_has_nothing_to_leave(command: Callable[..., Done]):

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from potluck.cli.personalizing import (
     run_personalize,
     wished,
 )
+from potluck.client.errors import HomeInUse
 from potluck.client.home import Home
 from potluck.client.limits import Limits
 from potluck.client.outbox.store import Outbox
@@ -32,7 +36,7 @@ from potluck.client.tasks import MembershipState
 from potluck.client.training.bases import Base, resolve
 from potluck.client.training.completing import completed
 from potluck.client.training.errors import BadAdapter
-from potluck.client.vault import BadPassphrase, Locked, Passphrase, seal
+from potluck.client.vault import BadPassphrase, Locked, Passphrase, kind_of, seal, unseal
 from potluck.wire.recipe import Recipe
 from scripted import recipe
 from tiny import random_adapter, tiny_base
@@ -182,3 +186,61 @@ def test_it_says_when_it_trains_on_flagged_samples(member: Home, monkeypatch, ca
     Limits(keep_flagged=True).write(member.limits)
     run_personalize(asked, as_json=False)
     assert "1 of your samples look secret or personal and are trained on, as you wished" in capsys.readouterr().out
+
+
+@pytest.fixture
+def system_ring() -> Iterator[None]:
+    """A keyring of the system's that keeps things in memory."""
+    keyring = pytest.importorskip("keyring")
+
+    class InMemory(keyring.backend.KeyringBackend):
+        priority = 5
+        kept: ClassVar[dict[tuple[str, str], str]] = {}
+
+        def get_password(self, service: str, username: str) -> str | None:
+            return self.kept.get((service, username))
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            self.kept[service, username] = password
+
+        def delete_password(self, service: str, username: str) -> None:
+            del self.kept[service, username]
+
+    before = keyring.get_keyring()
+    keyring.set_keyring(InMemory())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.mark.usefixtures("system_ring")
+def test_one_that_the_keyring_sealed_is_sealed_with_a_passphrase_where_that_is_asked_for(member: Home, monkeypatch):
+    """It is opened with the old key, trained on, and needs the passphrase from then on."""
+    path, other = member.personal("run-1"), member.folder.parent / "other"
+    shutil.copytree(member.folder.parent / "notes", other)
+    monkeypatch.setenv("POTLUCK_PASSPHRASE", WORDS)
+    run_personalize(Personalizing(None, {"rank": 2, "steps": 1}, passphrase=False, anew=False), as_json=True)
+    assert kind_of(path) == "keyring"
+
+    run_personalize(Personalizing(other, {"steps": 1}, passphrase=True, anew=False), as_json=True)
+
+    assert kind_of(path) == "passphrase"
+    again = Personal.of_bytes(unseal(path, Passphrase(WORDS)))
+    assert again.about.before is not None  # training went on from the first one
+
+
+def test_two_do_not_train_at_once_and_a_purge_waits_for_neither(member: Home, monkeypatch):
+    monkeypatch.setenv("POTLUCK_PASSPHRASE", WORDS)
+    asked = Personalizing(None, {"rank": 2, "steps": 1}, passphrase=True, anew=False)
+
+    with member.personalizing():
+        with pytest.raises(HomeInUse, match="`potluck personalize` works in") as refused:
+            run_personalize(asked, as_json=True)
+        with pytest.raises(HomeInUse, match="`potluck personalize` works in"):
+            member.purge()
+        with member.occupied():  # a session goes on beside it
+            pass
+    assert "wait until it has ended" in str(refused.value.__notes__)
+    assert member.outbox.exists()
+    run_personalize(asked, as_json=True)
+    member.purge()
+    assert list(member.folder.iterdir()) == []

@@ -64,9 +64,12 @@ def leave(*, purge: bool, yes: bool) -> None:
 
     Raises:
         NotJoined: this home is in no run, and nothing was to be removed.
-        HomeInUse: a session runs, which has to leave before anything is removed.
+        HomeInUse: a session runs, which has to leave before anything is removed, or a personal adapter is being made.
     """
     home = Home.of_user(os.environ)
+    if purge:
+        with home.personalizing():  # told before anything is left, not after
+            pass
     with _outbox() as outbox:
         member = outbox.membership() if purge else joined(outbox)
         asked = [f"Leave {member.run_name!r}?"] if member else []

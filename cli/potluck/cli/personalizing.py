@@ -96,12 +96,18 @@ def run_personalize(asked: Personalizing, *, as_json: bool) -> None:
     Raises:
         BadSetting: it is over the newest version already, or an option differs from what it was made with.
         BadPassphrase, NoKeyring, Locked: there is no key to keep it with, which is found out before training.
+        HomeInUse: another process personalizes in this home.
     """
+    with Home.of_user(os.environ).personalizing():
+        _personalize(asked, as_json=as_json)
+
+
+def _personalize(asked: Personalizing, *, as_json: bool) -> None:
     run = here(quiet=as_json)
     before = earlier(run, asked)
     key = key_for(run, before_path=run.path if before else None, passphrase=asked.passphrase)
     personal = personal_at(run, key) if before else None
-    sealing = Seal.of(key)
+    sealing = Seal.of(_sealed_with(key, asked))
     wish, path = wished(asked, personal, run)
     about = About(
         run_id=run.member.run_id,
@@ -199,6 +205,11 @@ def key_for(run: Here, *, before_path: Path | None, passphrase: bool) -> Key:
         return Passphrase(_typed(new=before_path is None))
     name = f"personal-{sha256(str(run.home.folder).encode()).hexdigest()[:16]}"
     return Keyring(system_keyring(), name)
+
+
+def _sealed_with(key: Key, asked: Personalizing) -> Key:
+    """Return what seals from now on: what opened, unless the owner asks for a passphrase in a keyring's place."""
+    return Passphrase(_typed(new=True)) if asked.passphrase and key.kind == "keyring" else key
 
 
 def tell(made: Personal, path: Path, *, as_json: bool) -> None:

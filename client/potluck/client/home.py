@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from potluck.client.errors import DiskFull, HomeInUse
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+LOCKS: Final = ("lock", "personal.lock")  # of whoever works in the home, and of who makes a personal adapter there
 _PATIENCE_S = 1.0  # somebody who only looks whether the home is in use holds the lock for a moment
 
 
@@ -120,19 +121,27 @@ class Home:
         Raises:
             HomeInUse: another process works here.
         """
-        lock = FileLock(self.folder / "lock", mode=0o600)
-        try:
-            lock.acquire(timeout=patience_s)
-        except Timeout:
-            raise HomeInUse(
-                f"potluck already runs in {self.folder}",
-                fix="look at it with `potluck status`, stop it with `potluck finish`, "
-                "or give the second one a home of its own: POTLUCK_HOME=OTHER-FOLDER potluck join ...",
-            ) from None
-        try:
+        refusal = HomeInUse(
+            f"potluck already runs in {self.folder}",
+            fix="look at it with `potluck status`, stop it with `potluck finish`, "
+            "or give the second one a home of its own: POTLUCK_HOME=OTHER-FOLDER potluck join ...",
+        )
+        with _alone(self.folder / LOCKS[0], refusal, patience_s):
             yield
-        finally:
-            lock.release()
+
+    @contextmanager
+    def personalizing(self, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+        """Make a personal adapter in this home, alone, until the block ends; a session may go on beside it.
+
+        Raises:
+            HomeInUse: another process does.
+        """
+        refusal = HomeInUse(
+            f"`potluck personalize` works in {self.folder} now",
+            fix="wait until it has ended, or end it with Ctrl-C, then give the same command again",
+        )
+        with _alone(self.folder / LOCKS[1], refusal, patience_s):
+            yield
 
     def purge(self) -> None:
         """Remove the home with key, outbox and receipts; the cache of base models stays, and so does the ledger.
@@ -140,14 +149,29 @@ class Home:
         What was told of the text cannot be taken back, so that joining again does not begin with a new budget.
 
         Raises:
-            HomeInUse: a process works here.
+            HomeInUse: a process works here, or makes a personal adapter.
         """
-        with self.occupied():
+        with self.occupied(), self.personalizing():
             for inside in self.folder.iterdir():
-                if inside.name in {"lock", self.ledger.name} or inside == self.cache:
+                if inside.name in {*LOCKS, self.ledger.name} or inside == self.cache:
                     continue
                 shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
-        (self.folder / "lock").unlink(missing_ok=True)
+        for name in LOCKS:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: Path, refusal: HomeInUse, patience_s: float) -> Iterator[None]:
+    """Hold the lock at *path* until the block ends, or raise *refusal*."""
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(timeout=patience_s)
+    except Timeout:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_of_user(environment: Mapping[str, str]) -> Path:
