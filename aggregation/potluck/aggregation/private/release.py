@@ -32,10 +32,6 @@ class Release:
     """What quantising a contribution can add to its norm, in its own units; a secure sum's Δ√d."""
     period: float = math.inf
     """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
-    period: float = math.inf
-    """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
-    period: float = math.inf
-    """2ᵇ·Δ of a secure sum, which is known up to multiples of it; infinite where a sum is known as it is."""
 
     @property
     def bands(self) -> int:
