@@ -128,7 +128,7 @@ def test_what_is_told_of_an_update_for_a_sum_is_part_of_the_sum(tmp_path: Path, 
 def test_it_says_whether_a_sum_may_have_revealed_it(tmp_path: Path, capsys):
     home, _ = waiting(tmp_path, recipe(**SUMMED), parked=True)
     fresh = inspected(home)
-    UsedFile(home.sums).spend(b"s" * 32, contribution("run-1", 2), [b"n" * 20])
+    UsedFile(home.sums).spend(b"s" * 32, contribution("run-1", 2), [b"n" * 20], b"a" * 32)
     with home.sums.open("ab") as file:
         file.write(b"claim of a line that another process is writi")
     spent, as_it_was = inspected(home), home.sums.read_bytes()

@@ -23,7 +23,7 @@ def lied_to(hosted: Hosted, folder: Path, spent: int | None = None) -> tuple[Cli
     client, trainer = Client(folder / "client", seed=1), FakeTrainer(seed=1)
     member = client.enrol(hosted.invite())
     if spent is not None:
-        UsedFile(client.home.sums).spend(b"s" * 32, contribution(member.run_id, spent), [b"n" * 20])
+        UsedFile(client.home.sums).spend(b"s" * 32, contribution(member.run_id, spent), [b"n" * 20], b"a" * 32)
     client.run(trainer, watch=lambda happening, session: isinstance(happening, Trouble) and session.stop())
     return client, trainer
 
@@ -78,9 +78,9 @@ def test_a_lease_of_a_version_that_is_not_above_the_last_one_given_to_a_sum_is_r
 def test_what_was_given_in_another_run_is_no_version_of_this_one(tmp_path: Path):
     used = UsedFile(tmp_path / "sums.txt")
     assert used.last("run") is None
-    used.spend(b"s" * 32, contribution("another/run", 9), [b"n" * 20])
-    used.spend(b"t" * 32, contribution("run", 2), [b"n" * 20])
-    used.spend(b"u" * 32, contribution("run", 10), [b"n" * 20])
+    used.spend(b"s" * 32, contribution("another/run", 9), [b"n" * 20], b"a" * 32)
+    used.spend(b"t" * 32, contribution("run", 2), [b"n" * 20], b"a" * 32)
+    used.spend(b"u" * 32, contribution("run", 10), [b"n" * 20], b"a" * 32)
     assert (used.last("run"), used.last("another/run"), used.last("another")) == (10, 9, None)
 
 

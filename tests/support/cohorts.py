@@ -41,6 +41,7 @@ class Remembered:
     claims: list[tuple[bytes, bytes]] = field(default_factory=list)
     spent: list[tuple[bytes, bytes]] = field(default_factory=list)
     seen: list[frozenset[bytes]] = field(default_factory=list)
+    begun: list[bytes] = field(default_factory=list)
 
     def claim(self, sid: bytes, contribution: bytes) -> None:
         if any(sid == old for old, _ in self.claims):
@@ -49,12 +50,16 @@ class Remembered:
             raise SumRefusal("again", reason=Reason.SPENT)
         self.claims.append((sid, contribution))
 
-    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
+    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes], start: bytes) -> None:
         self.spent.append((sid, contribution))
         self.seen.append(frozenset(cohort))
+        self.begun.append(start)
 
     def cohorts(self) -> Sequence[frozenset[bytes]]:
         return self.seen[-20:]
+
+    def starts(self) -> Sequence[bytes]:
+        return self.begun
 
 
 def proposal(terms: Terms = TERMS, nonce: int = 0) -> Parameters:

@@ -31,6 +31,7 @@ AGAIN_S: Final = 1.0
 """Between two questions, where the coordinator names no time that is one."""
 UPLOADS: Final = 3
 """Times that one masked update is sent, at the most; an upload that a break ended is gone on with, and is no other."""
+NOTED: Final = "nothing now; it was allowed, and docs/threat-model.md says what such sums hide and what they do not"
 LATER: Final = "nothing now; the coordinator is asked again later"
 
 
@@ -111,7 +112,7 @@ def _take_part(station: Station, task: Task, sealed: Sealed, begun: pb.MeetReply
             reply = Talk(station, task, part).held(begun.opening)
         finally:
             for note in part.notes:
-                station.tell(Trouble(note, "nothing now; a small group that hardly changes hides less"))
+                station.tell(Trouble(note, NOTED))
             part.leave()
     except (SumRefusal, Refusal) as refusal:
         _left(station, task, refusal)

@@ -14,7 +14,7 @@ from potluck.aggregation.secure.lanes import vector_size
 from potluck.aggregation.secure.ring import Words, packed
 from potluck.aggregation.secure.thresholds import threshold
 from potluck.client.secure.phases import Phase, after
-from potluck.client.secure.policy import Policy, check, differing, floor_of
+from potluck.client.secure.policy import Policy, check, differing, floor_of, start_of
 from potluck.client.secure.secrets import Secrets, deal, drawn, system_bytes
 from potluck.client.secure.used import UsedSums
 from potluck.wire.secure.agreeing import agreed, bound_to, commitment, mask_key, public_of, sealed, share_key, unsealed
@@ -236,8 +236,8 @@ class Participation:
         hashed = survivors_hash(self._sid, self._roster_hash, survivors.positions)
         verify(self._policy.coordinator_key, Tag.SURVIVORS, hashed, survivors.signature)
         cohort = [self._roster.at(j).node for j in survivors.positions]
-        self._notes += differing(self._policy, frozenset(cohort), self._standing.used.cohorts())
-        self._standing.used.spend(self._sid, self._contribution, cohort)
+        self._notes += differing(self._policy, frozenset(cohort), self._standing.used)
+        self._standing.used.spend(self._sid, self._contribution, cohort, start_of(self._policy))
         self._survivors = survivors.positions
         return Outgoing(Step.AGREE, Agreement(signed(self._standing.key, Tag.AGREE, hashed)).to_bytes())
 

@@ -1,9 +1,9 @@
 """What a client insists on in a sum, whatever the coordinator proposes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from potluck.client.secure.used import UsedSums
 from potluck.wire.secure.parameters import MAX_DEADLINE_S, Parameters, Terms, same_terms
 from potluck.wire.secure.reasons import Reason, SumRefusal
 
@@ -11,6 +11,10 @@ SMALLEST: Final = 5
 """Fewer are never summed."""
 SMALL: Final = 10
 """Fewer are summed only where the owner allowed small groups."""
+SUBTRACTED: Final = (
+    "what you train from one adapter is much alike each time, so that whoever has several such sums can subtract them "
+    "from each other and come near to your update by itself; only noise (differential privacy) helps against that"
+)
 
 
 @final
@@ -59,21 +63,27 @@ def floor_of(policy: Policy) -> int:
     return max(SMALLEST if policy.small_groups else SMALL, policy.terms.cohort_min)
 
 
-def differing(policy: Policy, cohort: frozenset[bytes], before: Sequence[frozenset[bytes]]) -> tuple[str, ...]:
-    """Return a note for the owner where a sum differs by few clients from one before it.
+def start_of(policy: Policy) -> bytes:
+    """Return what names the start of an update, 32 bytes: its adapter, or at version 0 what it was consented to."""
+    return policy.adapter if any(policy.adapter) else policy.terms.base
+
+
+def differing(policy: Policy, cohort: frozenset[bytes], used: UsedSums) -> tuple[str, ...]:
+    """Return notes for the owner where this sum and those before it tell more together than each of them.
 
     Two sums over almost the same clients differ by the updates of the few.  In a small group that keeps together this
-    happens all the time, so that it is noted; a strict owner does not take part.
+    happens all the time, so that it is noted; a strict owner does not take part.  And sums of one start have nearly the
+    same update of each client, whoever else is in them: a lost sum is made up for so.
 
     Source: Lam et al. 2021, arXiv:2106.03328.
 
     Raises:
         SumRefusal: DIFFERENCING, where the owner is strict.
     """
-    near = [len(cohort ^ other) for other in before if 0 < len(cohort ^ other) < floor_of(policy) / 2]
-    if not near:
-        return ()
-    told = f"{min(near)} clients differ from a sum before"
-    if policy.strict:
+    near = [len(cohort ^ other) for other in used.cohorts() if 0 < len(cohort ^ other) < floor_of(policy) / 2]
+    told = f"{min(near)} clients differ from a sum before" if near else ""
+    if told and policy.strict:
         raise SumRefusal(told, reason=Reason.DIFFERENCING, fix="wait until more clients take part")
-    return (told,)
+    same = used.starts().count(start_of(policy))
+    again = f"{same} of your sums before started from the same shared adapter as this one: {SUBTRACTED}" if same else ""
+    return tuple(note for note in (told, again) if note)

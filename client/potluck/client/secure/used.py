@@ -1,9 +1,10 @@
 """What a client must not forget about sums, across crashes: which it was in, and which updates may be revealed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol, final
 
 from potluck.aggregation.errors import PotluckError
@@ -13,6 +14,10 @@ from potluck.wire.secure.encoding import HASH_BYTES, NODE_BYTES
 from potluck.wire.secure.reasons import Reason, SumRefusal
 
 REMEMBERED: Final = 20
+SPEND_BEFORE: Final = 4
+"""Words of a spend without its start, as older programs wrote it."""
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({"claim": (3,), "spend": (SPEND_BEFORE, 5)})
+"""How many words a line has, by its first."""
 
 
 class BadRecord(PotluckError):
@@ -32,11 +37,17 @@ class UsedSums(Protocol):
                 SPENT, where the contribution may have been revealed in a sum.
         """
 
-    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
-        """Note that *contribution* may be revealed in a sum over the nodes *cohort*, before this client signs it."""
+    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes], start: bytes) -> None:
+        """Note that *contribution* may be revealed in a sum over the nodes *cohort*, before this client signs it.
+
+        *start*, 32 bytes, names the adapter that its updates started from.
+        """
 
     def cohorts(self) -> Sequence[frozenset[bytes]]:
         """Return the nodes of the last 20 sums that this client signed, the latest last."""
+
+    def starts(self) -> Sequence[bytes]:
+        """Return what each sum that this client ever signed started from; those of older programs do not say."""
 
 
 @final
@@ -60,9 +71,9 @@ class UsedFile:
             raise SumRefusal(contribution.hex()[:16] + "…", reason=Reason.SPENT, fix="train on the next version")
         self._append("claim", sid.hex(), contribution.hex())
 
-    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes]) -> None:
+    def spend(self, sid: bytes, contribution: bytes, cohort: Sequence[bytes], start: bytes) -> None:
         """Append that the contribution is spent."""
-        self._append("spend", sid.hex(), contribution.hex(), b"".join(sorted(cohort)).hex())
+        self._append("spend", sid.hex(), contribution.hex(), b"".join(sorted(cohort)).hex(), start.hex())
 
     def spent(self, contribution: bytes) -> bool:
         """Whether *contribution* may have been revealed in a sum; changes nothing, so any process may ask."""
@@ -82,6 +93,10 @@ class UsedFile:
             frozenset(nodes[place : place + NODE_BYTES] for place in range(0, len(nodes), NODE_BYTES))
             for nodes in told[-REMEMBERED:]
         ]
+
+    def starts(self) -> Sequence[bytes]:
+        """Return the start of every line that says one."""
+        return [bytes.fromhex(line[4]) for line in self._lines() if line[0] == "spend" and len(line) > SPEND_BEFORE]
 
     def _append(self, *words: str) -> None:
         """Append a line, whole or not at all.
@@ -148,5 +163,6 @@ def _sound(line: list[str]) -> bool:
         facts = [bytes.fromhex(word) for word in line[1:]]
     except ValueError:
         return False
-    shape = {"claim": 2, "spend": 3}.get(line[0])
-    return shape == len(facts) and len(facts[0]) == HASH_BYTES and not len(b"".join(facts[2:])) % NODE_BYTES
+    if len(line) not in SHAPES.get(line[0], ()) or len(facts[0]) != HASH_BYTES:
+        return False
+    return not len(b"".join(facts[2:3])) % NODE_BYTES and all(len(start) == HASH_BYTES for start in facts[3:])
