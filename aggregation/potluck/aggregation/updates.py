@@ -89,12 +89,22 @@ def difference(trained: LowRank, start: LowRank) -> LowRank:
     """
     rank = max(trained.rank, start.rank)
     shared = trained.scale == start.scale  # then the scale waits: s·B − s·B₀ would round before it subtracts
+    if shared and trained.a is start.a:  # half of X and Y is zero, and need not be made
+        return _without_zeros(trained.b.astype(np.float64) - start.b, trained.a.astype(np.float64), trained.scale)
+    if shared and trained.b is start.b:
+        return _without_zeros(trained.b.astype(np.float64), trained.a.astype(np.float64) - start.a, trained.scale)
     b, a = padded(trained, rank, scale=1.0 if shared else trained.scale)
     b_start, a_start = padded(start, rank, scale=1.0 if shared else start.scale)
     x = np.concatenate([b - b_start, b_start], axis=1)
     y = np.concatenate([a, a - a_start], axis=0)
+    return _without_zeros(x, y, trained.scale if shared else 1.0)
+
+
+def _without_zeros(x: Floats, y: Floats, scale: float) -> LowRank:
+    """Return scale·x·y without the columns of x and rows of y that add nothing."""
     used = x.any(axis=0) & y.any(axis=1)
-    scale = trained.scale if shared else 1.0
+    if used.all():
+        return LowRank(x, y, scale)
     return LowRank(np.ascontiguousarray(x[:, used]), np.ascontiguousarray(y[used]), scale)
 
 
