@@ -1,12 +1,13 @@
 """What a run under "user-central" publishes beside its noised sums tells nothing exact about who was in them."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from coordinators import hosting
+from coordinators import hosting, refused
 from noised import COHORT, noised_recipe
 from potluck.coordinator.desk import History
 from potluck.wire.audit import LOG_FILE, verify_log
@@ -78,3 +79,17 @@ def test_the_log_does_not_say_how_often_a_member_who_left_took_part(played: Play
     (left,) = (one for one in played.log if one["kind"] == "left")
 
     assert set(left) == {"kind", "client_id"}
+
+
+def test_who_sent_two_updates_for_one_lease_is_on_the_operators_terminal_only(tmp_path: Path, caplog):
+    with hosting(tmp_path / "run", noised_recipe()) as hosted, caplog.at_level(logging.WARNING):
+        member = hosted.volunteer()
+        lease = member.lease()
+        member.deliver(lease)
+        with refused("conflict"):
+            member.submit(lease.lease_id, b"another update")
+    entries = Played(tmp_path / "run", hosted.coordinator.history()).log
+    (told,) = (one for one in entries if one["kind"] == "conflict")
+
+    assert set(told) == {"kind"}
+    assert f"event=conflict client={member.client_id}" in caplog.text

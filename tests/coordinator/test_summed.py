@@ -1,5 +1,6 @@
 """What a secure sum leaves in the store, finished or lost, and what it means for those who were in it."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_a_sum_that_is_lost_is_credited_and_its_version_gets_a_new_number(hosted
     assert made[0].lease().version == 1
     kinds = [entry["kind"] for entry in entries(hosted.folder)]
     assert kinds.count("sum_lost") == kinds.count("version_renewed") == 1
+
+
+def test_where_noise_protects_them_the_log_does_not_say_how_many_were_in_a_lost_sum(tmp_path: Path, caplog):
+    unit = {"unit": "user-central", "epsilon": 20.0, "participations": 1}
+    run = summed_recipe(privacy={"differential": unit})
+    with hosting(tmp_path / "run", run) as hosted, caplog.at_level(logging.WARNING):
+        made, site = guests(hosted, MEMBERS), hosted.coordinator.desk.site
+        mark(site, 0, waiting(made))
+        with site.store.writing() as books:
+            lose(site, books, "because")
+
+    (told,) = (entry for entry in entries(tmp_path / "run") if entry["kind"] == "sum_lost")
+    assert told == {"kind": "sum_lost", "reason": "because"}
+    assert f"event=sum_lost members={MEMBERS} reason=because" in caplog.text
 
 
 def test_where_no_sum_was_lost_nothing_is_renewed(hosted: Hosted):

@@ -1,5 +1,6 @@
 """Submits: an update that is here whole becomes an input of a round, and its client gets a receipt."""
 
+import logging
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -21,6 +22,7 @@ from potluck.wire.tensors import open_update
 from potluck.wire.v1 import work_pb2 as pb
 from potluck.wire.v1.envelope_pb2 import Envelope, ErrorDetail
 
+LOG = logging.getLogger(__name__)
 MAX_TOKENS: Final = 1 << 62
 MAX_LOSS: Final = 1e4
 MAX_CHANGE: Final = 100.0
@@ -97,12 +99,16 @@ class Intake:
         return reply
 
     def _flag(self, lease: LeaseRecord, first: bytes, second: bytes) -> None:
-        """Note in the log that a client sent two different updates for one lease: once, however often it does."""
+        """Note in the log that a client sent two different updates for one lease: once, however often it does.
+
+        Where noise protects volunteers, whose they were and what they hash to is for the operator's terminal only.
+        """
+        facts = {"client_id": lease.client_id, "lease_id": lease.lease_id, "first": first, "second": second}
         with self.site.store.writing(self.site.fence) as books:
-            if books.intake.flag(lease.lease_id):
-                books.log.append(
-                    "conflict", client_id=lease.client_id, lease_id=lease.lease_id, first=first, second=second
-                )
+            if not books.intake.flag(lease.lease_id):
+                return
+            books.log.append("conflict", **({} if self.site.plan.recipe.privacy.differential.by_user else facts))
+        LOG.warning("event=conflict client=%s first=%s second=%s", lease.client_id, first.hex(), second.hex())
 
     def _require_bytes(self, lease: LeaseRecord, request: pb.SubmitRequest) -> None:
         """Refuse unless the bytes are here; where we lost them, the client may send them again."""

@@ -91,13 +91,17 @@ def lose(site: Site, books: Books, reason: str, sid: bytes = b"", suspects: Sequ
 
 
 def _spend(site: Site, books: Books, reason: str) -> None:
-    """Give the members of a lost sum their receipts; their updates are in no version."""
+    """Give the members of a lost sum their receipts; their updates are in no version.
+
+    Where noise protects volunteers, how many they are is for the operator's terminal only.
+    """
     now = look(books, site.clock.now_s())
     updates = books.intake.masked()
     for update in updates:
         _answer(site, books, update, too_late(now, update.digest, update.examples))
     books.intake.settle_masked(UpdateState.DROPPED)
-    books.log.append("sum_lost", members=len(updates), reason=reason)
+    members = {} if site.plan.recipe.privacy.differential.by_user else {"members": len(updates)}
+    books.log.append("sum_lost", reason=reason, **members)
     LOG.warning("event=sum_lost members=%d reason=%s", len(updates), reason)
 
 
