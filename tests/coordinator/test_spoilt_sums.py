@@ -14,7 +14,7 @@ from potluck.coordinator.steps import When
 from potluck.wire.refusals import Refusal
 from potluck.wire.secure.messages import Openings, Step
 from potluck.wire.secure.signatures import node_id
-from potluck.wire.v1 import sums_pb2
+from potluck.wire.v1 import sums_pb2, work_pb2
 from summing import COHORT, entries, summed_recipe
 
 RECIPE = summed_recipe(run={"versions": 9})
@@ -89,5 +89,28 @@ def test_a_disk_that_is_full_when_a_sums_members_are_written_down_does_not_end_t
         assert hosted.coordinator.wait_for_version(1, 20.0)
         assert hosted.coordinator.history().versions[0].contributors == COHORT
     assert len(failed) == 2
+    kinds = [one["kind"] for one in entries(tmp_path / "run")]
+    assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)
+
+
+@pytest.mark.parametrize(("point", "when"), [(Point.SPOOL, When.INSIDE), (Point.SPOOL, When.AFTER)])
+def test_what_fails_around_the_keeping_of_a_sum_does_not_make_it_a_lost_one(tmp_path: Path, point: Point, when: When):
+    """After it, as where the disk is full when its uploads are forgotten, all is done again and finds the sum kept."""
+    failed = []
+
+    def on_step(at: Point, which: When) -> None:
+        if (at, which) == (point, when) and not failed:
+            failed.append(at)
+            raise Refusal("the disk is full", code="disk_full", fix="make room")
+
+    with hosting(tmp_path / "run", RECIPE, on_step=on_step) as hosted:
+        made = guests(hosted, COHORT)
+        met(made)
+        play_sum(made)
+
+        assert hosted.coordinator.wait_for_version(1, 20.0)
+        assert hosted.coordinator.history().versions[0].contributors == COHORT
+        assert {guest.receipt(guest.meet()).verdict for guest in made} == {work_pb2.VERDICT_ACCEPTED}
+    assert failed
     kinds = [one["kind"] for one in entries(tmp_path / "run")]
     assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)

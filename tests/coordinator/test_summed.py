@@ -66,6 +66,20 @@ def test_a_sum_is_its_rounds_one_input_and_counts_for_all_its_members(hosted: Ho
     assert not list((hosted.folder / "spool").iterdir())
 
 
+def test_a_sum_that_is_kept_once_more_changes_nothing(hosted: Hosted):
+    made, site = guests(hosted, MEMBERS), hosted.coordinator.desk.site
+    mark(site, 0, waiting(made))
+    land(site, 0, b"i" * 32, known(0.6))
+    assert hosted.coordinator.wait_for_version(1, 20.0)
+    before = entries(hosted.folder)
+
+    land(site, 0, b"i" * 32, known(0.6))
+
+    assert entries(hosted.folder) == before
+    assert not list((hosted.folder / "spool").iterdir())
+    assert verdicts(made) == {"VERDICT_ACCEPTED"}
+
+
 def test_a_sum_that_is_lost_is_credited_and_its_version_gets_a_new_number(hosted: Hosted):
     """Who answered for the masks never gives another update of that version, so there has to be another version."""
     made, site = guests(hosted, MEMBERS), hosted.coordinator.desk.site

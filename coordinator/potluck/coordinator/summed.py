@@ -51,8 +51,12 @@ def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
 def land(site: Site, version: int, sid: bytes, summed: Summed, costs: Mapping[bytes, Cost] = NONE) -> None:
     """Step SPOOL: keep the sum, give the cohort its receipts, and close the round over it, all in one transaction.
 
+    Where it is known what became of the sum, since what comes after failed and it is all done again, nothing happens.
     *costs*: by lease, what its private rounds cost a member, as it said when it came.
     """
+    with site.store.reading() as books:
+        if not books.intake.masked():
+            return
     mean = unflattened(summed.total / summed.weight, site.plan.manifest(version))
     site.on_step(Step.SPOOL, When.BEFORE)
     digest = site.folders.spool.put(encode(mean, "fp64"))
