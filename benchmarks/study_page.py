@@ -139,7 +139,7 @@ def draw(records: Records, path: Path) -> None:
         what = "label words right" if COLUMNS[task][0].percent else "nats per token"
         panel.set_title(f"{title(task)}: {what}", fontsize=10)
         panel.set_yticks(range(len(names)), [LABELS.get(arm, arm) for arm in names])
-        panel.set_xlim(-60, 125)
+        panel.set_xlim(-80, 170)
         panel.set_xlabel("% of the centralised gain over the base")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylim(len(names) - 0.4, -0.6)

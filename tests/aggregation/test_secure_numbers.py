@@ -5,7 +5,17 @@ import pytest
 
 from potluck.aggregation.errors import BadSetting, BadUpdate, UnknownName
 from potluck.aggregation.secure.lanes import Told, lane_sizes, largest, told, with_lanes
-from potluck.aggregation.secure.ring import MAX_COHORT, MAX_SIZE, Ring, centred, clipped, quantised
+from potluck.aggregation.secure.ring import (
+    MAX_COHORT,
+    MAX_SIZE,
+    WIDTHS,
+    Ring,
+    centred,
+    clipped,
+    packed,
+    quantised,
+    unpacked,
+)
 from potluck.aggregation.secure.sanity import decoded
 from potluck.aggregation.secure.shamir import PRIME, Decoder, agreeing_places, combined, dealt
 from potluck.aggregation.secure.thresholds import may_drop, most_corrupt, threshold
@@ -173,3 +183,26 @@ def test_no_places_agree_where_too_many_shares_are_wrong():
         shares[x] = (shares[x] * 3 + 5) % PRIME
 
     assert agreeing_places(shares, 7) is None
+
+
+def test_three_shares_of_three_constants_agree_on_nothing():
+    assert agreeing_places({1: 17, 2: 72, 3: 97}, 1, 101) is None
+    assert agreeing_places({1: 5, 2: 5, 3: 5}, 1, 101) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("secret", "coefficients"), [(b"\x0d", [1]), (b"\x0e", [1]), (b"\x0c", [13]), (b"\x0c", [-1])])
+def test_what_is_dealt_is_in_the_field(secret: bytes, coefficients: list[int]):
+    with pytest.raises(BadSetting, match="not in the field"):
+        dealt(secret, coefficients, [1, 2], 13)
+    assert dealt(b"\x0c", [12], [1], 13) == {1: 11}
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_largest_numbers_are_packed_and_unpacked(bits: int, count: int):
+    words = np.full(count, 2**bits - 1, np.uint32)
+
+    back = unpacked(packed(words, bits), count, bits)
+
+    assert back.dtype == np.uint32
+    assert back.tolist() == words.tolist()
