@@ -6,6 +6,8 @@ import pytest
 
 from coordinators import Hosted, hosting
 from potluck.client.endings import Ending
+from potluck.client.identity import identity_at
+from potluck.client.secure.used import BadRecord, UsedFile
 from potluck.client.status import history_of, status_of
 from potluck.client.tasks import TaskState
 from potluck.coordinator.secure.phases import Phase
@@ -40,6 +42,9 @@ def test_a_secure_run_makes_what_the_plain_sum_makes_to_the_bit(tmp_path: Path, 
         (receipt,) = history_of(client.home).receipts
         assert (receipt.verdict, receipt.version, receipt.credit) == ("ACCEPTED", 0, 80)
         assert not list(client.home.blobs.glob(receipt.digest.hex()))
+        client.home.sums.unlink()  # as where an older backup is put back
+        with pytest.raises(BadRecord, match="older than its witness"):
+            UsedFile(client.home.sums, client.home.sums_witness(identity_at(client.home.key).client_id)).cohorts()
 
 
 @SLOW

@@ -72,6 +72,10 @@ class Home:
         """Return what remembers how long that client's ledger is, outside the home where the cache is outside it."""
         return self.cache / "ledgers" / f"{client_id}.json"
 
+    def sums_witness(self, client_id: str) -> Path:
+        """Return what remembers the same of that client's record of secure sums."""
+        return self.cache / "sums" / f"{client_id}.json"
+
     @property
     def blobs(self) -> Path:
         """Files named by their SHA-256."""

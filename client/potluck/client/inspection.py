@@ -161,7 +161,7 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
         tensors=tensors,
         norm=float(np.sqrt(sum(tensor.norm**2 for tensor in tensors))),
         summed=summed,
-        spent=summed and UsedFile(home.sums).spent(contribution(member.run_id, task.terms.version)),
+        spent=summed and _used(home, identity).spent(contribution(member.run_id, task.terms.version)),
         travels=_travels(recipe),
         clip=recipe.privacy.clip if summed else None,
         noise=NOISES[recipe.privacy.differential.unit](recipe),
@@ -181,6 +181,10 @@ def _opened(home: Home, member: Membership, task: Task) -> Inspected:
 def _numbers(name: str, tensor: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> Numbers:
     exact = tensor.astype(np.float64)
     return Numbers(name, tensor.shape, float(np.linalg.norm(exact)), float(np.abs(exact).max(initial=0.0)))
+
+
+def _used(home: Home, identity: Identity) -> UsedFile:
+    return UsedFile(home.sums, home.sums_witness(identity.client_id))
 
 
 def _ledger(home: Home, identity: Identity) -> Ledger:

@@ -9,7 +9,6 @@ from potluck.client.parked import contribution, unpark
 from potluck.client.records import Sealed, Task
 from potluck.client.secure.participation import Participation, Standing
 from potluck.client.secure.policy import Policy
-from potluck.client.secure.used import UsedFile
 from potluck.client.station import Station
 from potluck.wire.secure.parameters import Terms
 from potluck.wire.secure.registers import Certified
@@ -30,7 +29,7 @@ def participation(station: Station, task: Task, sealed: Sealed, certificate: byt
         coordinator,
         small_groups=station.recipe.privacy.small_cohorts,  # on the card that the owner agreed to
     )
-    standing = Standing(key, certificate, Certified(coordinator, lease.run_id), UsedFile(station.home.sums))
+    standing = Standing(key, certificate, Certified(coordinator, lease.run_id), station.used_sums)
     return Participation(standing, policy, _words(station, task, sealed, terms), _name(task))
 
 

@@ -3,7 +3,6 @@
 from potluck.aggregation.errors import PotluckError
 from potluck.client.errors import BadLease
 from potluck.client.sane import integer, largest_adapter
-from potluck.client.secure.used import UsedFile
 from potluck.client.station import Station
 from potluck.wire.secure.reasons import Reason, SumRefusal
 from potluck.wire.seeds import seed_of
@@ -52,7 +51,7 @@ def _repeated(station: Station, lease: pb.Lease) -> PotluckError | None:
         return SumRefusal(
             f"version {version} with the seed {lease.seed}; nothing was trained", reason=Reason.LEASE_SEED, fix=DISTRUST
         )
-    last = UsedFile(station.home.sums).last(lease.run_id)
+    last = station.used_sums.last(lease.run_id)
     if last is not None and version <= last:
         return SumRefusal(
             f"version {version} after version {last}; nothing was trained", reason=Reason.LEASE_VERSION, fix=DISTRUST

@@ -37,6 +37,7 @@ from potluck.client.lookout import Lookout
 from potluck.client.making import Making
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.records import Task
+from potluck.client.secure.used import BadRecord
 from potluck.client.sensors import MachineSensors, Sensors, step_back
 from potluck.client.station import Station
 from potluck.client.summing import contribute
@@ -50,7 +51,7 @@ from potluck.wire.refusals import Refusal
 NEEDS_NETWORK: Final = (TaskState.FETCHING, TaskState.OFFERING, TaskState.UPLOADING, TaskState.COMMITTING)
 FATAL: Final = frozenset({"not_a_member", "cloned_identity", "bad_signature", "invite_revoked"})
 """Refusals that only a person can mend."""
-PERSONAL: Final = (BadLedger, NoAccountant, OverBudget)
+PERSONAL: Final = (BadLedger, BadRecord, NoAccountant, OverBudget)
 """What the next lease would not change: its owner has to look."""
 FAILURES: Final = 3  # pieces of work in a row that the trainer could not do, before a person has to look
 

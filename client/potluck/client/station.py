@@ -20,6 +20,7 @@ from potluck.client.link import ABORT, Link
 from potluck.client.lookout import Lookout
 from potluck.client.outbox.store import Outbox
 from potluck.client.records import Membership, Shared, Task, Terms
+from potluck.client.secure.used import UsedFile
 from potluck.client.tasks import Event, TaskState, after
 from potluck.client.transfer import Transfers
 from potluck.client.work import Trainer
@@ -61,6 +62,11 @@ class Station:
     def data(self) -> Path:
         """The owner's text."""
         return Path(self.membership.data_path)
+
+    @property
+    def used_sums(self) -> UsedFile:
+        """The record of the secure sums that this client was in."""
+        return UsedFile(self.home.sums, self.home.sums_witness(self.identity.client_id))
 
     def ledger(self) -> Ledger:
         """Open the owner's ledger of what was told.

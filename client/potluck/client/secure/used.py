@@ -3,17 +3,23 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol, final
 
 from potluck.aggregation.errors import PotluckError
 from potluck.client.errors import DiskFull
-from potluck.client.home import NO_ROOM
+from potluck.client.home import NO_ROOM, sync_folder
+from potluck.client.witness import Witness
 from potluck.wire.secure.encoding import HASH_BYTES, NODE_BYTES
 from potluck.wire.secure.reasons import Reason, SumRefusal
 
 REMEMBERED: Final = 20
+OLDER: Final = (
+    "put the newest sums.txt back; if it is lost, leave the run and join again from a new home: "
+    "POTLUCK_HOME=OTHER-FOLDER potluck join ..."
+)
 SPEND_BEFORE: Final = 4
 """Words of a spend without its start, as older programs wrote it."""
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({"claim": (3,), "spend": (SPEND_BEFORE, 5)})
@@ -53,9 +59,14 @@ class UsedSums(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class UsedFile:
-    """The record as a file: one line a fact, appended and synced before anything leaves on account of it."""
+    """The record as a file: one line a fact, appended and synced before anything leaves on account of it.
+
+    An older copy of it, from a backup, would let an update that was revealed go into another sum.  The *witness*, where
+    there is one, remembers how many bytes it had.
+    """
 
     path: Path
+    witness: Path | None = None
 
     def claim(self, sid: bytes, contribution: bytes) -> None:
         """Append the claim, unless the sum or the contribution is spent.
@@ -77,12 +88,10 @@ class UsedFile:
 
     def spent(self, contribution: bytes) -> bool:
         """Whether *contribution* may have been revealed in a sum; changes nothing, so any process may ask."""
-        return self.path.exists() and _spends(self._parsed(self._text()), contribution)
+        return _spends(self._parsed(self._text()), contribution)
 
     def last(self, run_id: str) -> int | None:
         """Return the highest version of which an update may have been revealed in a sum of that run; None: of none."""
-        if not self.path.exists():
-            return None
         names = (bytes.fromhex(line[2]).rpartition(b"/") for line in self._parsed(self._text()) if line[0] == "spend")
         return max((int(number) for run, _, number in names if run == run_id.encode()), default=None)
 
@@ -117,12 +126,11 @@ class UsedFile:
                 if error.errno not in NO_ROOM:
                     raise
                 raise DiskFull("no room to note what is sent in a sum", fix="make room; it is tried again") from None
-        if new and os.name == "posix":  # the file's name is durable once its folder is
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        if new:
+            sync_folder(self.path.parent)
+        if self.witness is not None:
+            data = self.path.read_bytes()
+            Witness(self.witness).remember(len(data), sha256(data).digest())
 
     def _lines(self) -> list[list[str]]:
         """Return the words of each line.
@@ -130,15 +138,29 @@ class UsedFile:
         A cut-off last line is one that was being written: nothing left this machine on account of it, and it is
         closed off, so that the next line begins its own.
         """
-        if not self.path.exists():
-            return []
         text = self._text()
         if text and not text.endswith("\n"):
             self._append("", "torn")
         return self._parsed(text)
 
     def _text(self) -> str:
-        return self.path.read_text("ascii", errors="replace")
+        """Return all of it, as new as its witness or newer; what it had seen is read first, since others may write.
+
+        Raises:
+            BadRecord: it is an older copy, or another record.
+        """
+        try:
+            seen = None if self.witness is None else Witness(self.witness).seen()
+        except ValueError:
+            raise BadRecord(f"{self.witness} cannot be read", fix="delete it if sums.txt is the newest") from None
+        data = self.path.read_bytes() if self.path.exists() else b""
+        if seen is not None and (len(data) < seen[0] or sha256(data[: seen[0]]).digest() != seen[1]):
+            raise BadRecord(
+                f"{self.path} has {len(data)} bytes and is older than its witness {self.witness}, or another: "
+                f"{seen[0]} bytes were seen, and nobody can say which updates were in a sum since",
+                fix=OLDER,
+            )
+        return data.decode("ascii", errors="replace")
 
     def _parsed(self, text: str) -> list[list[str]]:
         """Return the words of each whole line of *text*.
