@@ -114,3 +114,19 @@ def test_what_fails_around_the_keeping_of_a_sum_does_not_make_it_a_lost_one(tmp_
     assert failed
     kinds = [one["kind"] for one in entries(tmp_path / "run")]
     assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)
+
+
+def test_the_receipt_of_a_lost_sum_says_what_its_member_told_that_it_cost(tmp_path: Path):
+    """A record's privacy is spent whether the sum comes to something or not."""
+    run = summed_recipe(run={"versions": 9}, privacy={"differential": {"unit": "example"}})
+    with hosting(tmp_path / "run", run) as hosted:
+        made = guests(hosted, COHORT)
+        for number, guest in enumerate(made):
+            guest.spent = work_pb2.Spent(unit="example", epsilon=1.0 + number, delta=1e-5, lines=3 + number)
+        met(made)
+        play_sum(made, spoilt_by(made[3], made))
+        told = [guest.receipt(guest.meet()) for guest in made]
+
+        assert hosted.coordinator.status().version == 1
+    assert {one.verdict for one in told} == {work_pb2.VERDICT_TOO_LATE}
+    assert [(one.spent.epsilon, one.spent.lines) for one in told] == [(1.0 + n, 3 + n) for n in range(COHORT)]

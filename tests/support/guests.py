@@ -16,7 +16,7 @@ from potluck.wire.secure.registers import Certified
 from potluck.wire.secure.roster import entry
 from potluck.wire.secure.signatures import sum_id
 from potluck.wire.sums import adapter_name, terms_of
-from potluck.wire.v1 import sums_pb2, sums_pb2_grpc
+from potluck.wire.v1 import sums_pb2, sums_pb2_grpc, work_pb2
 from potluck.wire.v1.envelope_pb2 import Envelope
 from scripted import Volunteer, attempts, called
 
@@ -30,9 +30,13 @@ class Guest(Volunteer):
     sid: bytes = b""
     certificate: bytes = b""
     opening: bytes = b""
+    spent: work_pb2.Spent | None = None
+    """What it says that its private rounds cost."""
 
     def meet(self, **changes: object) -> sums_pb2.MeetReply:
-        request = sums_pb2.MeetRequest(**({"lease_id": self.lease_id, "digest": self.digest} | changes))
+        request = sums_pb2.MeetRequest(
+            **({"lease_id": self.lease_id, "digest": self.digest, "spent": self.spent} | changes)
+        )
         return called(sums_pb2_grpc.SumsStub(self.channel()).Meet, self.signed(Purpose.MEET, request))
 
     def begin(self) -> None:

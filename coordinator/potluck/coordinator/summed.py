@@ -7,7 +7,7 @@ any other round.  The updates themselves were never here.
 import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from potluck.aggregation import encode
 from potluck.coordinator.meeting import Cost, Guest
@@ -28,6 +28,19 @@ from potluck.wire.v1 import work_pb2 as pb
 
 LOG = logging.getLogger(__name__)
 NONE: Final[Mapping[bytes, Cost]] = MappingProxyType({})
+
+
+class Lost(NamedTuple):
+    """A sum that came to nothing, as far as it is known: after a restart, nothing is."""
+
+    sid: bytes = b""
+    suspects: Sequence[Suspect] = ()
+    """Because of whom it did."""
+    costs: Mapping[bytes, Cost] = NONE
+    """By lease, what its private rounds cost a member, as it said when it came."""
+
+
+UNKNOWN: Final = Lost()
 
 
 def mark(site: Site, version: int, members: Sequence[Guest]) -> bool:
@@ -63,7 +76,7 @@ def land(site: Site, version: int, sid: bytes, summed: Summed, costs: Mapping[by
     with turn(site) as books:
         current = books.rounds.current()
         if current is None or books.run().version != version:
-            _spend(site, books, "the shared adapter was moved while the sum went on")
+            _spend(site, books, "the shared adapter was moved while the sum went on", costs)
             return
         updates = books.intake.masked()
         books.intake.settle_masked(UpdateState.FIXED, round=current.number, loss_after=summed.tally.loss or 0.0)
@@ -82,19 +95,16 @@ def land(site: Site, version: int, sid: bytes, summed: Summed, costs: Mapping[by
     site.bell.set()
 
 
-def lose(site: Site, books: Books, reason: str, sid: bytes = b"", suspects: Sequence[Suspect] = ()) -> None:
-    """End what a sum left behind that came to nothing, if there is any: its updates are spent, and credited.
-
-    *suspects* are those of the sum *sid*, because of whom it did.
-    """
+def lose(site: Site, books: Books, reason: str, lost: Lost = UNKNOWN) -> None:
+    """End what a sum left behind that came to nothing, if there is any: its updates are spent, and credited."""
     if books.intake.masked():
-        _suspect(books, sid, suspects)
-        _spend(site, books, reason)
+        _suspect(books, lost.sid, lost.suspects)
+        _spend(site, books, reason, lost.costs)
         renew(site, books, reason)
         open_round(site, books)
 
 
-def _spend(site: Site, books: Books, reason: str) -> None:
+def _spend(site: Site, books: Books, reason: str, costs: Mapping[bytes, Cost]) -> None:
     """Give the members of a lost sum their receipts; their updates are in no version.
 
     Where noise protects volunteers, how many they are is for the operator's terminal only.
@@ -102,7 +112,8 @@ def _spend(site: Site, books: Books, reason: str) -> None:
     now = look(books, site.clock.now_s())
     updates = books.intake.masked()
     for update in updates:
-        _answer(site, books, update, too_late(now, update.digest, update.examples))
+        cost = costs.get(update.lease_id)
+        _answer(site, books, update, too_late(now, update.digest, update.examples, cost))
     books.intake.settle_masked(UpdateState.DROPPED)
     members = {} if site.plan.recipe.privacy.differential.by_user else {"members": len(updates)}
     books.log.append("sum_lost", reason=reason, **members)

@@ -22,7 +22,7 @@ from potluck.coordinator.secure.sums import SecureSum
 from potluck.coordinator.secure.sums import Site as Means
 from potluck.coordinator.site import Site
 from potluck.coordinator.store.records import Upload
-from potluck.coordinator.summed import land, lose, mark
+from potluck.coordinator.summed import Lost, land, lose, mark
 from potluck.coordinator.under_way import OVER, Standing, Sum
 from potluck.coordinator.uploads import Uploads
 from potluck.wire.envelopes import Purpose, opened
@@ -184,13 +184,13 @@ class Sums:
     def _settle(self, current: Sum) -> None:
         """Write down what became of a sum that is over; done again where it failed."""
         machine = current.machine
+        costs = {guest.lease_id: guest.cost for guest in current.guests.values() if guest.cost is not None}
         if machine.phase is Phase.SUMMED:
-            costs = {guest.lease_id: guest.cost for guest in current.guests.values() if guest.cost is not None}
             land(self._site, current.version, machine.sid, machine.result(), costs)
         elif machine.phase is Phase.ENDED:
             LOG.warning("event=sum_ended sid=%s reason=%s", machine.sid.hex(), machine.reason)
             with turn(self._site) as books:
-                lose(self._site, books, str(machine.reason), machine.sid, machine.suspects)
+                lose(self._site, books, str(machine.reason), Lost(machine.sid, machine.suspects, costs))
             self._keep_out(current)
         else:
             return
