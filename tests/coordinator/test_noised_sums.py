@@ -17,8 +17,11 @@ from potluck.aggregation.private.release import Release, wrapped
 from potluck.aggregation.secure.ring import Ring, Words, centred, clipped, quantised
 from potluck.client.secure.participation import Participation
 from potluck.coordinator.checkpoints import read_checkpoint
-from potluck.coordinator.noising import release_of, total_of
+from potluck.coordinator.noising import draws, release_of, total_of
+from potluck.coordinator.steps import Step, When
+from potluck.wire.noise import SecretNoise
 from potluck.wire.recipe import Recipe
+from potluck.wire.refusals import Refusal
 from potluck.wire.sums import terms_of, unflattened
 from potluck.wire.tensors import Manifest
 from summing import COHORT, entries, summed_recipe
@@ -54,7 +57,7 @@ def summed(recipe: Recipe, words: Words) -> np.ndarray:
     return total_of(recipe, manifest, [unflattened(mean, manifest)], COHORT)
 
 
-def draws(t: int) -> np.ndarray:
+def drawn(t: int) -> np.ndarray:
     return np.random.default_rng(t).standard_normal(64)
 
 
@@ -84,8 +87,8 @@ def test_one_member_moves_a_noised_sum_by_no_more_than_its_clip_whatever_another
         hostile = np.uint32((1 << (bits - 1)) - 1) - others
     mine = words_of(ring, seed + COHORT, length)
 
-    without = release.noised(summed(recipe, others + hostile), draws, t)
-    whole = release.noised(summed(recipe, others + hostile + mine), draws, t)
+    without = release.noised(summed(recipe, others + hostile), drawn, t)
+    whole = release.noised(summed(recipe, others + hostile + mine), drawn, t)
 
     assert apart(release, whole, without) <= (ring.clip + release.rounding) * (1 + 1e-9)
     assert np.abs(whole).max() <= release.period / 2
@@ -110,7 +113,7 @@ def test_wrapping_leaves_sums_of_honest_members_as_they_are_to_the_bit(bits: int
     words = sum((words_of(ring, seed + n, 2.0) for n in range(members)), np.zeros(ring.size, np.uint32))
     total = summed(recipe, words)
 
-    assert release(total, draws, t).tobytes() == replace(release, period=math.inf)(total, draws, t).tobytes()
+    assert release(total, drawn, t).tobytes() == replace(release, period=math.inf)(total, drawn, t).tobytes()
 
 
 def test_where_factors_take_turns_each_ring_has_its_period_and_the_noise_is_for_the_coarser_one():
@@ -124,6 +127,16 @@ def test_where_factors_take_turns_each_ring_has_its_period_and_the_noise_is_for_
     assert releases[0].rounding == max(ring.step * math.sqrt(ring.size) for ring in rings)
 
 
+def test_where_factors_take_turns_a_round_gets_the_numbers_of_an_earlier_one_of_another_size():
+    recipe = noised_sums(rule="rolora")
+    sizes = [terms_of(recipe, "", version).size for version in (0, 1)]
+    smaller, larger = (draws(SecretNoise(bytes(32)), ["one", "two"], recipe, size) for size in sorted(sizes))
+
+    assert smaller(1).tolist() == larger(1)[: min(sizes)].tolist()
+    assert smaller(0).tolist() != smaller(1).tolist()
+    assert larger(1).shape == (max(sizes),)
+
+
 @given(bits=st.sampled_from([*RECIPES]), seed=st.integers(0, 2**32), t=st.integers(0, ROUNDS - 1))
 @settings(deadline=None)
 def test_a_noised_sum_of_anything_is_no_longer_than_one_of_honest_members_can_be(*, bits: int, seed: int, t: int):
@@ -131,11 +144,11 @@ def test_a_noised_sum_of_anything_is_no_longer_than_one_of_honest_members_can_be
     ring, release = ring_of(recipe), release_of(recipe)
     anything = np.random.default_rng(seed).integers(0, 2**32, ring.size, dtype=np.uint32)
 
-    mean = release(summed(recipe, anything), draws, t)
+    mean = release(summed(recipe, anything), drawn, t)
 
     deviation = release.scale * np.linalg.norm(responses(t + 1, release.bands))
     assert np.linalg.norm(mean) <= (ring.clip + release.rounding + deviation * (8.0 + 8.0) / COHORT) * (1 + 1e-9)
-    before = release.noised(summed(recipe, anything), draws, t) / COHORT
+    before = release.noised(summed(recipe, anything), drawn, t) / COHORT
     assert np.linalg.norm(before) > 1.5 * np.linalg.norm(mean)  # it was longer
     assert mean == pytest.approx(before * np.linalg.norm(mean) / np.linalg.norm(before))  # and points where it did
 
@@ -176,3 +189,27 @@ def test_a_hostile_member_loses_no_sum_that_is_noised_and_moves_the_version_no_f
     assert release.most(64, 0) / COHORT < 3 * ring.clip
     kinds = [entry["kind"] for entry in entries(tmp_path / "run")]
     assert (kinds.count("sum_revealed"), kinds.count("sum_lost")) == (1, 0)
+
+
+def test_a_sum_whose_noising_was_cut_short_is_noised_again_to_the_same_bits(tmp_path: Path):
+    """The sum waits on the disk without noise; other noise on it, in a second version, would average out."""
+    made_of: list[set[str]] = []
+
+    def on_step(step: Step, when: When) -> None:
+        if (step, when) == (Step.BLOB, When.AFTER):
+            made_of.append({path.name for path in (tmp_path / "run" / "blobs").rglob("*") if path.is_file()})
+            if len(made_of) == 1:
+                raise Refusal("the disk is full", code="disk_full", fix="make room")
+
+    with hosting(tmp_path / "run", RECIPES[24], on_step=on_step) as hosted:
+        members = guests(hosted, COHORT)
+        for one in members:
+            one.meet()
+        for one in members:
+            one.begin()
+        play_sum(members)
+        assert hosted.coordinator.wait_for_version(1, 20.0)
+
+    assert len(made_of) == 2
+    assert made_of[0] == made_of[1]
+    assert len(made_of[0]) == 2  # a checkpoint and an adapter

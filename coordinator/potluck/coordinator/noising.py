@@ -6,7 +6,7 @@ that is killed draws the same again, and one that was set back to an older datab
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -66,12 +66,7 @@ def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
     changes = (inputs.changes(place) for place in range(len(rows)))
     total = total_of(recipe, manifest, changes, members)
     noise = SecretNoise(secret_at(site.folders.keys / SEED))
-    widest = max(Manifest.of(recipe, turn).values for turn in TURNS)
-
-    def draw(t: int) -> Floats:
-        return noise.gaussian(labels[t], widest)[: len(total)]  # a round's draws are the same, whichever asks for them
-
-    mean = release_of(recipe, version)(total, draw, number - 1)
+    mean = release_of(recipe, version)(total, draws(noise, labels, recipe, len(total)), number - 1)
     return [
         from_deltas(
             unflattened(mean, manifest),
@@ -81,6 +76,16 @@ def noised(site: Site, number: int, inputs: Inputs) -> list[Update]:
             moves=recipe.moves(version),
         )
     ]
+
+
+def draws(noise: SecretNoise, labels: Sequence[str], recipe: Recipe, size: int) -> Callable[[int], Floats]:
+    """Return what gives w_t, (size,), of the round with that one of *labels*.
+
+    Where factors take turns, rounds of different size ask for it.  What a round takes back is only what another one
+    added if both get the same numbers: the first ones of as many as the larger round has.
+    """
+    widest = max(Manifest.of(recipe, turn).values for turn in TURNS)
+    return lambda t: noise.gaussian(labels[t], widest)[:size]
 
 
 def total_of(
