@@ -146,7 +146,7 @@ def test_what_leaves_of_the_ledger_is_shown(tmp_path: Path):
     run = recipe(run={"versions": 3}, privacy={"differential": {"unit": "example", "epsilon": 4.0}})
     home, _ = waiting(tmp_path, run, parked=False)
     ledger = Ledger.open(home.ledger, home.witness(identity_at(home.key).client_id))
-    ledger.charge("run-1", b"\xab" * 16, Spending(200, 32, 1.5, 10), 1_000.0)
+    ledger.charge("run-1", b"\xab" * 16, Spending(200, 32, 1.5, 10), "5e" * 32, 1_000.0)
 
     found = inspected(home)
 
