@@ -147,6 +147,28 @@ def test_a_restored_backup_is_refused(paths):
     assert "newest ledger" in refused.value.__notes__[0]
 
 
+@pytest.mark.parametrize("read", ["ledger", "witness"])
+def test_a_charge_while_it_is_opened_is_no_damage(paths, read: str):
+    """`potluck status` looks at it at any moment, also between the two files."""
+    charged(paths, 1)
+
+    class Busy(type(paths[0])):  # type: ignore[misc]
+        """A file after whose reading a session adds a line."""
+
+        def read_bytes(self) -> bytes:
+            found: bytes = super().read_bytes()
+            charged(paths, 2)
+            return found
+
+        def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+            return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    ledger = Ledger.open(Busy(paths[0]), paths[1]) if read == "ledger" else Ledger.open(paths[0], Busy(paths[1]))
+
+    assert ledger.length == {"ledger": 2, "witness": 3}[read]
+    assert Ledger.open(*paths).length == 3
+
+
 def test_a_deleted_ledger_is_refused(paths):
     charged(paths, 1)
     paths[0].unlink()

@@ -1,10 +1,15 @@
 """What `potluck status` says of privacy cannot be taken for more than there is, or for less than was told."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from potluck.client.accounting import Spending
+from potluck.client.account import Account
+from potluck.client.account import told_of as cost_of
+from potluck.client.accounting import Spending, in_words
+from potluck.client.clock import SystemClock
+from potluck.client.errors import OverBudget
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.ledger import Ledger
@@ -81,3 +86,17 @@ def test_a_ledger_that_is_refused_is_told_and_the_rest_of_the_status_stays(tmp_p
     told = words(tmp_path, recipe(privacy={"differential": {"unit": "example"}}))
 
     assert told.startswith("no private round can be trained here: the ledger has 0 lines, and its witness")
+
+
+def test_an_epsilon_that_nobody_can_bound_is_told_in_words(tmp_path: Path):
+    """As of a recipe from before delta had a floor: where delta is as small as rounding, accountants find none."""
+    ledger = paid_elsewhere(tmp_path)
+    run = recipe(privacy={"differential": {"unit": "example", "epsilon": 4.0, "noise": 2.0}})
+    terms = run.privacy.differential.model_copy(update={"delta": 1e-15})
+    run = run.model_copy(update={"privacy": run.privacy.model_copy(update={"differential": terms})})
+
+    assert math.isinf(ledger.spent(1e-15))
+    assert (in_words(ledger.spent(1e-15)), in_words(0.101), in_words(2.0, 3)) == ("without bound", "0.11", "2.000")
+    assert math.isinf(cost_of(ledger, run, "another").epsilon)
+    with pytest.raises(OverBudget, match=r"from 0\.000 to without bound at delta 1e-15, and the run's recipe allows 4"):
+        Account(ledger, "this", bytes(16), 8.0, SystemClock()).check(run, 200, "5e" * 32)

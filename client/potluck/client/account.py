@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from potluck.aggregation.errors import BadSetting
-from potluck.client.accounting import Spending, epsilon, noise_for
+from potluck.client.accounting import Spending, epsilon, in_words, noise_for
 from potluck.client.clock import Clock
 from potluck.client.errors import OverBudget
 from potluck.client.ledger import Ledger
@@ -79,8 +79,8 @@ def _within(spendings: list[Spending], delta: float, bound: Bound) -> None:
     after = epsilon(spendings, delta)
     if after > bound.epsilon:
         raise OverBudget(
-            f"one more round would bring epsilon from {epsilon(spendings[:-1], delta):.3f} to {after:.3f} at delta "
-            f"{delta:g}, and {bound.whose} allows {bound.epsilon:g}; nothing was trained",
+            f"one more round would bring epsilon from {in_words(epsilon(spendings[:-1], delta), 3)} to "
+            f"{in_words(after, 3)} at delta {delta:g}, and {bound.whose} allows {bound.epsilon:g}; nothing was trained",
             fix=bound.fix,
         )
 
@@ -106,11 +106,12 @@ def spending_of(recipe: Recipe, records: int) -> Spending:
 
 
 def told_of(ledger: Ledger, recipe: Recipe, run_id: str) -> Spent:
-    """Return what that run's private rounds cost, as it may leave: epsilon rounded up to a tenth.
+    """Return what that run's private rounds cost, as it may leave: epsilon rounded up to a tenth, or infinite.
 
     Raises:
         NoAccountant: dp-accounting is not installed.
     """
     terms = recipe.privacy.differential
-    told = math.ceil(10 * ledger.spent(terms.delta, run_id)) / 10
+    spent = ledger.spent(terms.delta, run_id)
+    told = math.ceil(10 * spent) / 10 if math.isfinite(spent) else spent  # the coordinator takes that for no number
     return Spent(unit=terms.unit, epsilon=told, delta=terms.delta, lines=ledger.length)

@@ -43,7 +43,7 @@ class Spending:
 
 
 def epsilon(spendings: Sequence[Spending], delta: float) -> float:
-    """Return the ε of all *spendings* together at *delta*, from above; 0 of none.
+    """Return the ε of all *spendings* together at *delta*, from above; 0 of none, infinity where none can be shown.
 
     Source: privacy loss distributions, Koskela, Jälkö & Honkela 2020, arXiv:1906.03049, in dp-accounting; a capped
     batch: Ganesh 2025, arXiv:2508.15089.
@@ -58,6 +58,13 @@ def epsilon(spendings: Sequence[Spending], delta: float) -> float:
         return 0.0
     kinds = len(_merged(spendings))
     return _epsilon(tuple(spendings), delta, STEPS if kinds < MANY else COARSE)
+
+
+def in_words(epsilon: float, digits: int = 2) -> str:
+    """Return *epsilon* with so many digits behind the point, never less than it is; where it is infinite, that."""
+    if math.isinf(epsilon):
+        return "without bound"
+    return f"{math.ceil(epsilon * 10**digits) / 10**digits:.{digits}f}"
 
 
 def noise_for(budget: float, delta: float, spending: Spending, rounds: int) -> float:

@@ -65,9 +65,11 @@ class Ledger:
             BadLedger: a line was changed or lost, or the ledger is shorter than the witness remembers.
         """
         ledger = cls(path, witness)
+        seen = ledger._seen()  # before the ledger, which may grow in between: it would be an old one otherwise
         if path.exists():
             ledger._read(path.read_bytes())
-        ledger._compare()
+        if seen is not None:
+            ledger._compare(*seen)
         return ledger
 
     @property
@@ -165,15 +167,18 @@ class Ledger:
             self._hashes.append(_chained(self.head, line))
             self._size += len(line)
 
-    def _compare(self) -> None:
-        """See whether this is what the witness saw, or has grown from it."""
+    def _seen(self) -> tuple[int, bytes] | None:
+        """Return the length and the head that the witness saw; None where there is no witness."""
         if not self._witness.exists():
-            return
+            return None
         try:
             seen = json.loads(self._witness.read_text("utf-8"))
-            length, head = int(seen["length"]), bytes.fromhex(seen["head"])
+            return int(seen["length"]), bytes.fromhex(seen["head"])
         except (ValueError, TypeError, KeyError):
             raise BadLedger(f"{self._witness} cannot be read", fix="delete it if the ledger is the newest") from None
+
+    def _compare(self, length: int, head: bytes) -> None:
+        """See whether this is what the witness saw, or has grown from it."""
         self.compare(length, f"its witness {self._witness}")
         if length and self._hashes[length - 1] != head:
             raise BadLedger(f"the ledger's line {length} is not the one that {self._witness} has seen", fix=FIX)

@@ -1,9 +1,9 @@
 """What `potluck status` and `potluck history` show, read from any process."""
 
-import math
 from dataclasses import dataclass
 from typing import Final, final
 
+from potluck.client.accounting import in_words
 from potluck.client.consent import mode_of
 from potluck.client.errors import BadLedger, NoAccountant
 from potluck.client.gate import Reason
@@ -79,7 +79,7 @@ def told_of(home: Home, identity: Identity | None, membership: Membership | None
     terms = Recipe.offered(membership.recipe_json).privacy.differential
     try:
         ledger = Ledger.open(home.ledger, home.witness(identity.client_id))
-        here, everywhere = (_up(ledger.spent(terms.delta, run_id)) for run_id in (membership.run_id, ""))
+        here, everywhere = (in_words(ledger.spent(terms.delta, run_id)) for run_id in (membership.run_id, ""))
     except (BadLedger, NoAccountant) as error:
         return f"no private round can be trained here: {error}"
     if terms.by_example:
@@ -95,11 +95,6 @@ def told_of(home: Home, identity: Identity | None, membership: Membership | None
             f"all that you give over the run, from everybody but the coordinator{others}"
         )
     return f"none: nothing is promised about what others can tell from an update{others}"
-
-
-def _up(epsilon: float) -> str:
-    """Return *epsilon* with two digits behind the point, never less than it is."""
-    return f"{math.ceil(epsilon * 100) / 100:.2f}"
 
 
 @final

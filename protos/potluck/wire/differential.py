@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # the recipe that this table is in
 LINEAR: Final = ("ffa", "rolora", "fedsvd")
 """Rules into whose mean noise enters as noise: one factor moves, the other one is public and the same for all."""
 
+LEAST_DELTA: Final = 1e-12
+"""Below it the rounding of accountants is as large as delta, so that they find no epsilon at all (from 1e-15 on)."""
+
 _BOTH: Final = ("example", "user-central")
 _USES: Final = MappingProxyType(
     {
@@ -61,6 +64,12 @@ class Differential(Settings):
             raise BadSetting(
                 f'privacy.differential.unit is "{self.unit}": {"; ".join(why for why, _ in found)}',
                 fix="; ".join(fix for _, fix in found),
+            )
+        if self.delta < LEAST_DELTA:
+            raise BadSetting(
+                f"privacy.differential.delta is {self.delta:g}, and below {LEAST_DELTA:g} nobody can account for it",
+                fix=f"set delta to {LEAST_DELTA:g} or more: a tenth of one over the number of records or volunteers "
+                "is small enough",
             )
         if self.unit == "user-central" and self.noise and self.noise < (least := noise_of(self.epsilon, self.delta)):
             raise BadSetting(
