@@ -21,7 +21,8 @@ from typing import Any, Final, Self, final
 
 from potluck.client.accounting import Spending, accountant, epsilon
 from potluck.client.errors import BadLedger, DiskFull
-from potluck.client.home import NO_ROOM, store
+from potluck.client.home import NO_ROOM
+from potluck.client.witness import Witness
 
 DOMAIN: Final = b"potluck/ledger\0"
 START: Final = bytes(32)
@@ -150,7 +151,7 @@ class Ledger:
             raise DiskFull("no room for a line in the ledger", fix="make room; it is tried again") from None
         self._size += len(line)
         self._hashes.append(_chained(self.head, line))
-        self._remember()
+        Witness(self._witness).remember(self.length, self.head)
 
     def _read(self, text: bytes) -> None:
         """Take in whole lines; each must name the one before."""
@@ -169,12 +170,9 @@ class Ledger:
 
     def _seen(self) -> tuple[int, bytes] | None:
         """Return the length and the head that the witness saw; None where there is no witness."""
-        if not self._witness.exists():
-            return None
         try:
-            seen = json.loads(self._witness.read_text("utf-8"))
-            return int(seen["length"]), bytes.fromhex(seen["head"])
-        except (ValueError, TypeError, KeyError):
+            return Witness(self._witness).seen()
+        except ValueError:
             raise BadLedger(f"{self._witness} cannot be read", fix="delete it if the ledger is the newest") from None
 
     def _compare(self, length: int, head: bytes) -> None:
@@ -182,10 +180,6 @@ class Ledger:
         self.compare(length, f"its witness {self._witness}")
         if length and self._hashes[length - 1] != head:
             raise BadLedger(f"the ledger's line {length} is not the one that {self._witness} has seen", fix=FIX)
-
-    def _remember(self) -> None:
-        self._witness.parent.mkdir(parents=True, exist_ok=True)
-        store(json.dumps({"length": self.length, "head": self.head.hex()}).encode(), self._witness)
 
 
 def _entry(facts: dict[str, Any]) -> Entry:
