@@ -50,3 +50,9 @@ def test_there_is_always_a_thread_and_never_more_than_the_share(cores, found):
     threads = found.threads(cores)
 
     assert 1 <= threads <= max(1, cores * found.core_share)
+
+
+def test_a_wrong_budget_is_told_with_what_would_be_right():
+    with pytest.raises(BadSetting, match="max_epsilon is -1") as refused:
+        Limits.parse('{"max_epsilon": -1}')
+    assert "max_epsilon: 0 or more, such as 8" in str(refused.value.__notes__)

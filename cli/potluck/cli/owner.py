@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from typing import Final
 
 import typer
 
@@ -12,10 +13,16 @@ from potluck.cli.report import duration, say, show, size, table
 from potluck.cli.watch import plain
 from potluck.client.errors import HomeInUse
 from potluck.client.home import Home
+from potluck.client.identity import identity_at
 from potluck.client.leaving import leave_now
 from potluck.client.outbox.store import Outbox, joined
 from potluck.client.records import Control, Task
 from potluck.client.status import Status, history_of, status_of
+
+ORPHANED: Final = (
+    "The shared adapter that your personal one is over is removed here, and `try` and `export` cannot use yours "
+    "without it; to keep both, first: potluck export --personal --to FOLDER."
+)
 
 
 @contextmanager
@@ -73,6 +80,9 @@ def leave(*, purge: bool, yes: bool) -> None:
     with _outbox() as outbox:
         member = outbox.membership() if purge else joined(outbox)
         asked = [f"Leave {member.run_name!r}?"] if member else []
+        if member and not purge and home.personal(member.run_id).exists():
+            asked.append(ORPHANED)
+        empty = member is None and home.bare
         if not yes and not typer.confirm(" ".join([*asked, *(_purged(home) if purge else ())]), default=False):
             say("nothing changed")
             return
@@ -89,8 +99,9 @@ def leave(*, purge: bool, yes: bool) -> None:
         say(f"you left; {leave_now(home)} of your updates are in published versions and stay there")
     if purge:
         ledger = f", and so does {home.ledger}: what was told cannot be taken back" if home.ledger.exists() else ""
-        home.purge()
-        say(f"removed what was in {home.folder}; base models in {home.cache} stay{ledger}")
+        home.purge(identity_at(home.key).client_id if home.key.exists() else "")
+        removed = f"there was nothing of yours in {home.folder}" if empty else f"removed what was in {home.folder}"
+        say(f"{removed}; base models in {home.cache} stay{ledger}")
 
 
 def _purged(home: Home) -> Iterator[str]:

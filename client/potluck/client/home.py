@@ -68,9 +68,26 @@ class Home:
         """Which secure sums this client was in, and which of its updates were revealed, line by line."""
         return self.folder / "sums.txt"
 
+    @property
+    def ledger_client(self) -> Path:
+        """Under which client's id the ledger's witness is kept, where a purge ended that client and left the ledger."""
+        return self.folder / "ledger.client"
+
     def witness(self, client_id: str) -> Path:
-        """Return what remembers how long that client's ledger is, outside the home where the cache is outside it."""
-        return self.cache / "ledgers" / f"{client_id}.json"
+        """Return what remembers how long that client's ledger is, outside the home where the cache is outside it.
+
+        It stays the same one when the home is purged and becomes another client.
+        """
+        kept = self.ledger_client.read_text("utf-8").strip() if self.ledger_client.exists() else client_id
+        return self.cache / "ledgers" / f"{kept}.json"
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing of a client's here: no key, limits, work or personal adapter.  A ledger may be."""
+        files, folders = (self.key, self.limits, self.sums), (self.blobs, self.tasks, self.personal_folder)
+        return not any(path.exists() for path in files) and not any(
+            any(folder.iterdir()) for folder in folders if folder.exists()
+        )
 
     def sums_witness(self, client_id: str) -> Path:
         """Return what remembers the same of that client's record of secure sums."""
@@ -147,17 +164,20 @@ class Home:
         with _alone(self.folder / LOCKS[1], refusal, patience_s):
             yield
 
-    def purge(self) -> None:
+    def purge(self, client_id: str = "") -> None:
         """Remove the home with key, outbox and receipts; the cache of base models stays, and so does the ledger.
 
-        What was told of the text cannot be taken back, so that joining again does not begin with a new budget.
+        What was told of the text cannot be taken back, so that joining again does not begin with a new budget.  The
+        ledger's witness stays too, and which one it is: that of *client_id*, if the home had a client.
 
         Raises:
             HomeInUse: a process works here, or makes a personal adapter.
         """
         with self.occupied(), self.personalizing():
+            if client_id and self.witness(client_id).exists() and not self.ledger_client.exists():
+                store(client_id.encode(), self.ledger_client)
             for inside in self.folder.iterdir():
-                if inside.name in {*LOCKS, self.ledger.name} or inside == self.cache:
+                if inside.name in {*LOCKS, self.ledger.name, self.ledger_client.name} or inside == self.cache:
                     continue
                 shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         for name in LOCKS:

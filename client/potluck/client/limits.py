@@ -26,14 +26,14 @@ class Limits(Settings):
     busy_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the cores that other programs may use before training waits; 1 means never wait."""
     min_free_ram_gib: NonNegativeFloat = 0.5
-    """GiB of memory that must stay free while training; 0 means do not look."""
+    """GiB of memory that must stay free while training, 0 or more; 0 means do not look."""
     min_free_disk_gib: NonNegativeFloat = 2.0
-    """GiB of disk that must stay free; 0 means do not look."""
+    """GiB of disk that must stay free, 0 or more; 0 means do not look."""
     keep_flagged: bool = False
     """Whether to train also on samples that look as if they held a secret or personal data."""
 
     max_epsilon: NonNegativeFloat = 8.0
-    """Epsilon up to which private runs together may tell of one record of the owner's text, at the run's delta."""
+    """0 or more, such as 8: epsilon that private runs together may tell of one record, at the run's delta."""
 
     def threads(self, cores: int) -> int:
         """Return how many threads training may use on a machine with *cores* cores; at least one."""
