@@ -28,6 +28,21 @@ def test_inner_products_beside_one_factor_are_those_of_the_products(common: str,
     assert np.array_equal(actual, actual.T)
 
 
+@pytest.mark.parametrize("odd", [0, 1, 2])
+@pytest.mark.parametrize("common", ["a", "b"])
+def test_one_term_with_another_factor_is_not_taken_for_the_others(common: str, odd: int):
+    rng = np.random.default_rng(odd)
+    one, two = low_rank(rng, (6, 5), 2), low_rank(rng, (6, 5), 2)
+    held = [two if place == odd else one for place in range(3)]
+    terms = [
+        LowRank(each.b, rng.normal(size=(2, 5))) if common == "b" else LowRank(rng.normal(size=(6, 2)), each.a)
+        for each in held
+    ]
+
+    expected = [[float(np.sum(x.dense() * y.dense())) for y in terms] for x in terms]
+    np.testing.assert_allclose(gram_of(terms), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_float32_factors_are_multiplied_in_double_precision():
     a, b = np.full((1, 3), 1e-30, np.float32), np.full((2, 1), 1e-30, np.float32)
 
