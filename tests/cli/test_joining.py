@@ -63,6 +63,21 @@ def test_flagged_samples_are_counted_as_they_will_be_trained_on(tmp_path: Path, 
     assert counts[1] == counts[0] + 1
 
 
+def test_whoever_has_too_little_text_for_a_private_run_hears_it_before_joining(
+    command: Callable[..., Done], home: Path, tmp_path: Path, text: Path
+):
+    pytest.importorskip("dp_accounting")
+    unit = {"unit": "example", "epsilon": 1.0, "noise": 1.5, "participations": 2}
+    with hosting(tmp_path / "private", recipe(privacy={"differential": unit})) as hosted:
+        done = command("join", hosted.invite(), "--data", text, "--yes")
+
+    assert done.status == 1
+    assert "ERROR  privacy: one more round would bring epsilon from 0.000 to" in done.out
+    assert "name more with --data" in done.out
+    assert "not joined: 1 of" in done.err
+    assert not Home.at(home).key.exists()  # nothing was made, nobody was asked
+
+
 def test_that_they_are_kept_is_written_down_and_told_to_stay(tmp_path: Path, capsys):
     home = Home.at(tmp_path / "home")
     Limits(core_share=0.25).write(home.limits)

@@ -10,13 +10,15 @@ import pytest
 from chaos import chaos
 from coordinators import hosting
 from fakes import IDLE, Client, NoFit
+from potluck.aggregation.errors import BadSetting
+from potluck.client.checks import Check, Verdict
 from potluck.client.consent import NEVER_LEAVES, Estimate, kept_bytes, update_bytes
-from potluck.client.errors import NotReady
+from potluck.client.errors import NotReady, OverBudget
 from potluck.client.identity import display, identity_at
 from potluck.client.join import enrol
 from potluck.client.link import Alone
 from potluck.client.outbox.store import Outbox, joined
-from potluck.client.preflight import STEPS, Check, Preflight, Verdict, check_coordinator, check_protocol, check_recipe
+from potluck.client.preflight import STEPS, Preflight, check_coordinator, check_protocol, check_recipe
 from potluck.client.probe import explained
 from potluck.client.tasks import MembershipState, Step
 from potluck.wire import invites
@@ -361,6 +363,7 @@ def test_the_steps_go_from_cheap_to_dear():
         "check_recipe",
         "check_machine",
         "check_data",
+        "check_privacy",
         "check_base",
     ]
 
@@ -386,3 +389,42 @@ def test_a_download_of_unknown_size_is_not_told_as_none(client, hosted):
 
     assert "unknown size" in dict(found.card().lines())["This machine"]
     assert any("not known before it is asked for" in check.fix for check in found.checks)
+
+
+def private(**terms: object):
+    return recipe(privacy={"differential": {"unit": "example", **terms}})
+
+
+@pytest.mark.parametrize(
+    ("terms", "verdict", "fix"),
+    [({}, Verdict.ERROR, "name more with --data"), ({"delta": 9e-4}, Verdict.OK, ""), (None, None, "")],
+)
+def test_what_a_private_round_would_cost_is_tried_before_joining(tmp_path, terms, verdict, fix: str):
+    """With as many records as were counted; in a run that is not private nothing is asked."""
+    asked = []
+
+    def afford(_recipe: object, run_id: str, records: int) -> None:
+        asked.append((run_id, records))
+        if verdict is Verdict.ERROR:
+            raise OverBudget("one more round would bring epsilon too far", fix="this run is over: potluck finish")
+
+    with hosting(tmp_path / "run", recipe() if terms is None else private(**terms)) as hosted:
+        token = hosted.invite()
+        found = looked(Client(tmp_path), token, afford=afford)
+
+    checks = [check for check in found.checks if check.name == "privacy"]
+    assert asked == ([] if terms is None else [(invites.read(token).run_id, 37)])
+    assert [check.verdict for check in checks] == ([] if verdict is None else [verdict])
+    assert found.ok is (verdict is not Verdict.ERROR)
+    assert all(fix in check.fix for check in checks)
+
+
+def test_more_samples_than_delta_is_for_may_be_few_enough_records(tmp_path):
+    def afford(_recipe: object, _run_id: str, _records: int) -> None:
+        raise BadSetting("delta is too large", fix="take part with less text")
+
+    with hosting(tmp_path / "run", private(delta=9e-4)) as hosted:
+        found = looked(Client(tmp_path), hosted.invite(), afford=afford, count_examples=lambda _path, _recipe: 200)
+
+    assert found.ok
+    assert [check.fix for check in found.checks if check.name == "privacy"] == ["take part with less text"]

@@ -17,6 +17,8 @@ from potluck.aggregation.errors import PotluckError
 from potluck.cli.report import say, show, warn
 from potluck.cli.watch import watching
 from potluck.client import data
+from potluck.client.account import Account
+from potluck.client.checks import Check, Verdict
 from potluck.client.clock import SystemClock
 from potluck.client.consent import ConsentCard, Estimate, rough_estimate
 from potluck.client.endings import Ended, Ending
@@ -24,10 +26,11 @@ from potluck.client.flags import Flagger, Sieve, Sieved, sieve_of
 from potluck.client.home import Home
 from potluck.client.identity import identity_at
 from potluck.client.join import enrol
+from potluck.client.ledger import Ledger
 from potluck.client.limits import UNKEEP, Limits, limits_at
 from potluck.client.link import Alone, Link
 from potluck.client.outbox.store import Outbox
-from potluck.client.preflight import Check, Preflight, Site, Verdict
+from potluck.client.preflight import Preflight, Site
 from potluck.client.records import Control, Membership
 from potluck.client.sensors import MachineSensors
 from potluck.client.session import Around, Session
@@ -142,8 +145,20 @@ def site(home: Home, outbox: Outbox, path: Path, *, keeps: bool) -> Site:
         data=path,
         count_examples=lambda data, recipe: count_examples(data, recipe, sieve_of(keep_flagged=keeps)),
         estimate=lambda recipe: estimate(recipe, home.cache),
+        afford=lambda recipe, run_id, records: afford(home, recipe, run_id, records),
         base_problem=lambda recipe: "" if base_is_here(recipe, home.cache) else f"{recipe.model.base} is not here yet",
     )
+
+
+def afford(home: Home, recipe: Recipe, run_id: str, records: int) -> None:
+    """Return quietly where one more private round of that run, on so many *records*, may be told.
+
+    Raises:
+        OverBudget, BadSetting, NoAccountant, BadLedger: it may not.
+    """
+    client_id = identity_at(home.key).client_id if home.key.exists() else ""
+    ledger = Ledger.open(home.ledger, home.witness(client_id))
+    Account(ledger, run_id, b"", limits_at(home.limits).max_epsilon, SystemClock()).check(recipe, records, "")
 
 
 def _sieve(home: Home) -> Sieve:

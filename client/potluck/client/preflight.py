@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Final, final
 
 from potluck.aggregation.errors import PotluckError
+from potluck.client.account import CERTAIN
+from potluck.client.checks import Check, Verdict, failed
 from potluck.client.clock import Clock
 from potluck.client.consent import (
     ConsentCard,
@@ -20,7 +21,7 @@ from potluck.client.consent import (
     update_tensors,
     words_of,
 )
-from potluck.client.errors import NotReady, Unreachable, fix_of
+from potluck.client.errors import NotReady, OverBudget, Unreachable, fix_of
 from potluck.client.gate import Reading
 from potluck.client.limits import GIB
 from potluck.client.link import ABOUT, Link
@@ -35,26 +36,11 @@ from potluck.wire.v1.enrollment_pb2 import AboutReply, AboutRequest
 
 RAM_MARGIN: Final = 1.2
 HOPELESS_BYTES: Final = 64 * GIB  # no program that one could close frees that much
+SCARCE: Final = (
+    "the less text, the more a round tells of each record: name more with --data, ask the operator for more noise, or, "
+    "where your own limit is passed, allow more: potluck limits max_epsilon=NUMBER"
+)
 USED_UP: Final = "the invite is used up or expired; it still works for a machine that has joined with it before"
-
-
-class Verdict(Enum):
-    """How a check went."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    verdict: Verdict
-    message: str
-    fix: str = ""
 
 
 def _nothing(_: Recipe) -> str:
@@ -73,6 +59,7 @@ class Site:
     data: Path
     count_examples: Callable[[Path, Recipe], int]  # raises PotluckError where the text is of no use
     estimate: Callable[[Recipe], Estimate] = rough_estimate
+    afford: Callable[[Recipe, str, int], None] = lambda *_: None  # raises where a run's round on N records is too dear
     base_problem: Callable[[Recipe], str] = _nothing  # why the base model has to be downloaded; empty: it is here
 
 
@@ -145,17 +132,12 @@ class Preflight:
         return self.invitation, self.about, self.recipe
 
 
-def _error(name: str, error: PotluckError) -> Check:
-    """Return *error* as a check."""
-    return Check(name, Verdict.ERROR, str(error), fix_of(error))
-
-
 def check_invite(found: Preflight) -> Iterator[Check]:
     """Is the invite one, and still good by our own clock, which decides nothing?"""
     try:
         invitation = found.invitation = invites.read(found.token)
     except PotluckError as error:
-        yield _error("invite", error)
+        yield failed("invite", error)
         return
     left_s = invitation.expires_unix_s - found.site.clock.wall_s()
     if left_s < 0:
@@ -180,11 +162,11 @@ def check_coordinator(found: Preflight) -> Iterator[Check]:
         told = [diagnosis(address, found.invitation) for address in found.invitation.addresses]
         wrong = [one for one in told if one[0]]
         if len(wrong) < len(told):  # TLS is as the invite says; something behind it is not
-            yield _error("coordinator", error)
+            yield failed("coordinator", error)
         for message, fix in wrong:
             yield Check("coordinator", Verdict.ERROR, message, fix)
     except Refusal as refusal:
-        yield _error("coordinator", refusal)
+        yield failed("coordinator", refusal)
     else:
         words = coordinator_words(found.invitation.coordinator_id)
         yield Check("coordinator", Verdict.OK, f"{words} at {link.address}; its key is the invite's")
@@ -215,7 +197,7 @@ def check_recipe(found: Preflight) -> Iterator[Check]:
         recipe = Recipe.offered(found.about.recipe_json)
         recipe.modules()
     except PotluckError as error:
-        yield _error("recipe", error)
+        yield failed("recipe", error)
         return
     if recipe.digest() != found.about.recipe_digest:
         fix = "update potluck: this recipe may have settings that it does not know"
@@ -261,13 +243,30 @@ def check_data(found: Preflight) -> Iterator[Check]:
     try:
         found.examples = found.site.count_examples(found.site.data, found.recipe)
     except PotluckError as error:
-        yield _error("text", error)
+        yield failed("text", error)
         return
     if found.examples == 0:
         message = f"nothing to train on in {found.site.data}"
         yield Check("text", Verdict.ERROR, message, "name a folder with text: --data FOLDER")
     else:
         yield Check("text", Verdict.OK, f"{found.examples} examples in {found.site.data}; they stay there")
+
+
+def check_privacy(found: Preflight) -> Iterator[Check]:
+    """Could a private round on so much text be paid, where the recipe spends the owner's privacy?"""
+    if found.recipe is None or found.invitation is None or not found.examples:
+        return
+    terms = found.recipe.privacy.differential
+    if not terms.by_example:
+        return
+    try:
+        found.site.afford(found.recipe, found.invitation.run_id, found.examples)
+    except PotluckError as error:
+        # Equal samples are one record: where there are too many for delta, perhaps there are few enough.
+        verdict = Verdict.WARNING if found.examples * terms.delta > CERTAIN else Verdict.ERROR
+        yield Check("privacy", verdict, str(error), SCARCE if isinstance(error, OverBudget) else fix_of(error))
+    else:
+        yield Check("privacy", Verdict.OK, "a private round on so much text is within what the run and you allow")
 
 
 def check_base(found: Preflight) -> Iterator[Check]:
@@ -292,6 +291,7 @@ STEPS: Final[tuple[Callable[[Preflight], Iterator[Check]], ...]] = (
     check_recipe,
     check_machine,
     check_data,
+    check_privacy,
     check_base,
 )
 NEEDED: Final = (check_invite, check_coordinator, check_protocol, check_recipe)
