@@ -21,6 +21,9 @@ LINEAR: Final = ("ffa", "rolora", "fedsvd")
 LEAST_DELTA: Final = 1e-12
 """Below it the rounding of accountants is as large as delta, so that they find no epsilon at all (from 1e-15 on)."""
 
+LEAST_NOISE: Final = 0.1
+"""With less, a step on a handful of records tells more than any epsilon that is allowed, and takes minutes to count."""
+
 _BOTH: Final = ("example", "user-central")
 _USES: Final = MappingProxyType(
     {
@@ -70,6 +73,11 @@ class Differential(Settings):
                 f"privacy.differential.delta is {self.delta:g}, and below {LEAST_DELTA:g} nobody can account for it",
                 fix=f"set delta to {LEAST_DELTA:g} or more: a tenth of one over the number of records or volunteers "
                 "is small enough",
+            )
+        if self.unit == "example" and 0 < self.noise < LEAST_NOISE:
+            raise BadSetting(
+                f"privacy.differential.noise is {self.noise:g}, and below {LEAST_NOISE:g} it protects nobody",
+                fix=f"set noise to {LEAST_NOISE:g} or more, or to 0: it is then worked out from epsilon",
             )
         if self.unit == "user-central" and self.noise and self.noise < (least := noise_of(self.epsilon, self.delta)):
             raise BadSetting(
