@@ -59,3 +59,12 @@ def test_a_seeds_digest_names_it_and_is_no_stream_of_it():
 
     assert one.digest == SecretNoise(bytes(32)).digest != other.digest
     assert one.digest == hashlib.sha256(b"potluck/noise seed\0" + bytes(32)).hexdigest()
+
+
+def test_noise_for_one_purpose_is_other_noise_than_for_another():
+    whole, one, other = SecretNoise(SEED), bytes(32), bytes([1]) * 32
+    drawn = [noise.gaussian("x", 2_000) for noise in (whole, whole.bound(one), whole.bound(other))]
+
+    assert (whole.bound(one).gaussian("x", 2_000) == drawn[1]).all()
+    assert np.abs(np.corrcoef(drawn)[np.triu_indices(3, 1)]).max() < 0.1
+    assert len({whole.digest, whole.bound(one).digest, whole.bound(other).digest}) == 3

@@ -53,6 +53,11 @@ class SecretNoise:
         """SHA-256, in hex, that tells noise of this seed from noise of another one, and nothing else about it."""
         return hashlib.sha256(SEED_NAME + self._seed).hexdigest()
 
+    def bound(self, purpose: bytes) -> "SecretNoise":
+        """Return noise for that *purpose* alone, 32 bytes that name it; of two it is as good as of two seeds."""
+        derived = HKDF(SHA256(), length=SEED_BYTES, salt=purpose, info=b"potluck/noise bound")
+        return SecretNoise(derived.derive(self._seed))
+
     def uniform(self, label: str, count: int) -> Floats:
         """Return *count* numbers in [0, 1), all multiples of 2⁻⁵³."""
         return _unit(self._stream(label, 8 * count))

@@ -297,8 +297,26 @@ def test_a_round_is_paid_once_and_tells_nothing_that_is_not_noised(job: Job, bas
     assert len(job.account.ledger.entries) == 1
     assert trained(job, base) is not None  # after a crash, from the checkpoint
     assert len(job.account.ledger.entries) == 1
+
+
+def test_the_same_seed_makes_other_noise_for_other_text(job: Job, base: Base):
+    """As many records, one of them edited: under one noise the difference of two updates would be free of it."""
+    first = trained(job, base)
     seed = (job.folder / "noise.seed").read_bytes()
-    assert job.account.ledger.entries[0].seed_digest == SecretNoise(seed).digest != SEED_DIGEST
+    edited = job.data.read_text("utf-8").replace("number 1 sat", "number one sat")
+    assert edited != job.data.read_text("utf-8")
+    job.data.write_text(edited, "utf-8")
+    second = trained(job, base)
+
+    assert (job.folder / "noise.seed").read_bytes() == seed
+    assert first is not None
+    assert second is not None
+    paid = job.account.ledger.entries
+    assert [entry.spending for entry in paid] == [paid[0].spending] * 2
+    assert len({entry.seed_digest for entry in paid} | {SecretNoise(seed).digest}) == 3
+    norm = math.sqrt(sum(float(np.square(first.deltas[name] - second.deltas[name]).sum()) for name in first.deltas))
+    size = math.sqrt(sum(float(np.square(value).sum()) for value in first.deltas.values()))
+    assert norm > 0.5 * size
 
 
 def test_the_same_lease_with_other_noise_is_paid_again_or_refused(job: Job, base: Base):
@@ -337,7 +355,8 @@ def test_the_seed_that_is_paid_for_is_on_the_disk_before_the_charge(job: Job, ba
 
     assert trained(replace(job, account=replace(job.account, clock=clock)), base) is not None
 
-    assert [SecretNoise(seed).digest for seed in clock.seen] == [job.account.ledger.entries[0].seed_digest]
+    assert clock.seen == [(job.folder / "noise.seed").read_bytes()]
+    assert [len(seed) for seed in clock.seen] == [32]
 
 
 def test_the_ledgers_epsilon_is_dp_accountings_for_what_was_done(job: Job, base: Base):

@@ -153,9 +153,21 @@ def how_private(job: Job, tokenizer: Any, samples: Sequence[Sample]) -> Privatel
     """
     recipe = job.recipe
     records = records_of(samples, tokenizer, recipe.data.max_tokens)
-    account, noise = account_of(job), noise_at(job.folder)
+    account, noise = account_of(job), noise_at(job.folder).bound(purpose(job, records))
     spending = account.check(recipe, len(records), noise.digest)
     return Privately(records, spending, recipe.privacy.differential.clip, noise)
+
+
+def purpose(job: Job, records: Records) -> bytes:
+    """Return 32 bytes that name what noise is for: the recipe, the adapter, and the text.
+
+    Where one of them is another one, so is the noise, and has to be paid: of two updates under one noise, as a restored
+    backup could make them, the difference would be free of it.
+    """
+    name = hashlib.sha256(job.recipe.digest() + (job.adapter.name if job.adapter else "").encode())
+    for row in records.rows:
+        name.update(f"\0{row!r}".encode())
+    return name.digest()
 
 
 def account_of(job: Job) -> Account:
