@@ -59,6 +59,13 @@ def test_a_clipped_update_is_never_longer_than_the_clip(values: list[float], cli
         assert all(shrunk[name] == pytest.approx(tensors[name], rel=1e-6) for name in tensors)
 
 
+def test_what_is_believed_of_a_noised_sum_is_known():
+    """Ten clients of clip 2 and half of it for rounding, and noise of 100 + 8 deviations: w_0 alone is in round 0."""
+    release = Release(Schedule(8, 4, 2), clip=2.0, noise=0.7, clients=10, rounding=0.5)
+
+    assert release.most(10_000, 0) == pytest.approx(25.0 + release.scale * 108.0)
+
+
 def test_an_update_within_the_clip_stays_and_a_longer_one_gets_its_length():
     small, long = {"w": np.array([0.3, 0.4])}, {"v": np.array([3.0]), "w": np.array([4.0])}
 
